@@ -1,0 +1,96 @@
+import type { BlobSinkDescriptor, BlobSourceDescriptor } from '../repository/blob-store.ts';
+
+/** One stretch of a stored file and its hash. Segments cover the file without gap: sorted by offset, the last ends at its length. */
+export interface SegmentSum {
+  offset: number;
+  lengthBytes: number;
+  /** Hex. Of the bytes as stored. */
+  sha256: string;
+}
+
+/** The frozen disk that a copy reads. */
+export interface CopySource {
+  /** Unix socket of an NBD server, absolute. */
+  socketPath: string;
+  exportName: string;
+  /** `base:allocation` for a full, `qemu:dirty-bitmap:<name>` for an incremental. */
+  mapContext: string;
+  virtualSizeBytes: number;
+}
+
+export interface CopyDiskOptions {
+  source: CopySource;
+  /** File name of the parent, in the same folder; its presence makes the copy an incremental. */
+  backingFileName?: string;
+  compression: 'zstd' | 'none';
+  sink: BlobSinkDescriptor;
+  /** Local file in which finished segments are noted, so that a later attempt goes on after them. */
+  journalPath: string;
+  signal: AbortSignal;
+  onProgress?: (progress: CopyProgress) => void;
+  /** Called once, before the first byte is stored, with what the change map promises; may throw to stop the copy. */
+  onPlanned?: (plan: { changedBytes: number; expectedStoredBytes: number }) => Promise<void>;
+}
+
+export interface CopyProgress {
+  copiedBytes: number;
+  totalBytes: number;
+  storedBytes: number;
+}
+
+export interface CopyResult {
+  /** What the change map calls changed: dirty bytes of an incremental, allocated bytes of a full. */
+  changedBytes: number;
+  /** What was read over NBD, by all attempts together. */
+  readBytes: number;
+  /** Length of the finished file. */
+  storedBytes: number;
+  clusterBytes: number;
+  segments: SegmentSum[];
+  /** Segments taken over from an earlier attempt. */
+  resumedSegments: number;
+}
+
+/** One file of a chain, base first. */
+export interface ChainFile {
+  source: BlobSourceDescriptor;
+  storedBytes: number;
+  segments: SegmentSum[];
+}
+
+export interface RestoreDiskOptions {
+  chain: ChainFile[];
+  /** Created anew; an existing file of that name is an error. */
+  destination: { path: string; format: 'qcow2' | 'raw' };
+  virtualSizeBytes: number;
+  signal: AbortSignal;
+  onProgress?: (progress: { verifiedBytes: number; totalBytes: number }) => void;
+}
+
+export interface RestoreResult {
+  /** Stored bytes that were read and matched the manifest's hashes: all of the chain's files. */
+  verifiedBytes: number;
+  writtenBytes: number;
+}
+
+/** Threads that read, hash, compress and write, shared by all disks of a worker process. */
+export interface CopierPool extends AsyncDisposable {
+  copyDisk(options: CopyDiskOptions): Promise<CopyResult>;
+  restoreDisk(options: RestoreDiskOptions): Promise<RestoreResult>;
+  /** Reads every segment of a stored file and compares its hash. */
+  verifyFile(file: ChainFile, options: { signal: AbortSignal; onProgress?: (verifiedBytes: number) => void }): Promise<void>;
+}
+
+export type CopierErrorCode = 'integrity' | 'file-missing' | 'job-lost' | 'journal-mismatch' | 'destination-full';
+
+/** `file` names the blob or path. Store errors pass through as BlobStoreError. */
+export class CopierError extends Error {
+  override readonly name = 'CopierError';
+  readonly code: CopierErrorCode;
+  readonly file: string | undefined;
+  constructor(code: CopierErrorCode, message: string, options?: ErrorOptions & { file?: string }) {
+    super(message, options);
+    this.code = code;
+    this.file = options?.file;
+  }
+}

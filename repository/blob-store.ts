@@ -1,0 +1,81 @@
+/**
+ * What a repository needs from the place that keeps its bytes. A directory and an S3 bucket both fulfil it, so it has
+ * no seek-and-rewrite and no rename of data.
+ *
+ * In words, for every implementation (test/support/blob-store-suite.ts checks them):
+ * - A blob is written once and never changed. Only `putBlob` with `replace` swaps a small blob, whole and atomically.
+ * - An upload's bytes may arrive in any order and from several threads; ranges never overlap. Readers must not rely on
+ *   a blob before `finish` has returned: a repository lists a backup only by its manifest, which comes later.
+ * - When `finish` or `putBlob` has returned, the blob survives a power cut.
+ * - An upload outlives the process that began it: `resumeUpload` with its token goes on, and ranges written before are kept.
+ * - `delete` and `abort` succeed when there is nothing to remove.
+ */
+export interface BlobStore {
+  /** Begins a blob that must not exist yet. @throws BlobStoreError `exists`, `full`, `read-only`, `unavailable` */
+  createUpload(key: string, options: { expectedBytes: number }): Promise<BlobUpload>;
+  /** Goes on with an upload; undefined when nothing of it is left. */
+  resumeUpload(key: string, token: string): Promise<BlobUpload | undefined>;
+  /** Writes a small blob whole. Without `replace` it must not exist, unless it holds the same bytes. */
+  putBlob(key: string, content: Uint8Array, options?: { replace?: boolean }): Promise<void>;
+  /** Reads a small blob whole. @throws BlobStoreError `not-found`, `too-large` */
+  getBlob(key: string, options?: { maxBytes?: number }): Promise<Buffer>;
+  /** undefined when there is no such blob. */
+  statBlob(key: string): Promise<BlobInfo | undefined>;
+  /** All blobs whose key starts with `prefix` (a whole folder, ending in "/", or ""). */
+  listBlobs(prefix: string): AsyncIterable<BlobInfo>;
+  deleteBlob(key: string): Promise<void>;
+  /** What a copier thread needs to read the blob; can cross a thread border. */
+  source(key: string): BlobSourceDescriptor;
+  /** Bytes that may still be stored; undefined where the place does not tell. */
+  freeSpaceBytes(): Promise<number | undefined>;
+}
+
+export interface BlobInfo {
+  key: string;
+  sizeBytes: number;
+  /** Milliseconds since 1970. */
+  modifiedMs: number;
+}
+
+export interface BlobUpload {
+  readonly key: string;
+  /** Names the upload for `resumeUpload`. Not a secret. */
+  readonly token: string;
+  /** What a copier thread needs to write; can cross a thread border. */
+  readonly sink: BlobSinkDescriptor;
+  /** Makes `totalBytes` durable as a blob. Every byte of [0, totalBytes) has been written by then. */
+  finish(totalBytes: number): Promise<void>;
+  /** Removes what was written. */
+  abort(): Promise<void>;
+}
+
+/** `blobKey` is for messages. */
+export type BlobSinkDescriptor = { kind: 'file'; path: string; blobKey: string };
+export type BlobSourceDescriptor = { kind: 'file'; path: string; blobKey: string };
+
+/** Opened inside a copier thread by `openSink`. */
+export interface BlobSink extends AsyncDisposable {
+  /** Writes all of `bytes` at `offset`. Fast when offset, length and memory are multiples of 4096. */
+  write(offset: number, bytes: Uint8Array): Promise<void>;
+}
+
+/** Opened inside a copier thread by `openSource`. */
+export interface BlobSource extends AsyncDisposable {
+  /** Fills `bytes` from `offset` on; fewer bytes than asked only at the end of the blob. Returns the count. */
+  read(offset: number, bytes: Uint8Array): Promise<number>;
+  sizeBytes(): Promise<number>;
+}
+
+export type BlobStoreErrorCode = 'not-found' | 'exists' | 'full' | 'read-only' | 'unavailable' | 'too-large' | 'invalid-key';
+
+/** `key` is relative to the store. The message names the store's place and what the operating system said. */
+export class BlobStoreError extends Error {
+  override readonly name = 'BlobStoreError';
+  readonly code: BlobStoreErrorCode;
+  readonly key: string | undefined;
+  constructor(code: BlobStoreErrorCode, message: string, options?: ErrorOptions & { key?: string }) {
+    super(message, options);
+    this.code = code;
+    this.key = options?.key;
+  }
+}

@@ -1,0 +1,47 @@
+/**
+ * Every failure an activity can report. Workflows branch on these names; docs/failures.md explains each and is tested
+ * against this table.
+ */
+export const FAILURES = {
+  InvalidRequest: { retryable: false },
+  VmNotFound: { retryable: false },
+  VmAmbiguous: { retryable: false },
+  VmNotRunning: { retryable: false },
+  VmNotStopped: { retryable: false },
+  VmNameTaken: { retryable: false },
+  VmDefinitionInvalid: { retryable: false },
+  HostNotFound: { retryable: false },
+  HostUnreachable: { retryable: true }, // libvirtd does not answer; it may be restarting
+  HostUnsupported: { retryable: false }, // libvirt or QEMU too old for what was asked
+  DomainBusy: { retryable: true }, // another job runs on the domain
+  CheckpointLost: { retryable: false }, // the workflow copies the disk in full
+  BackupJobLost: { retryable: false }, // QEMU or the guest ended: the frozen instant is gone
+  QuiesceFailed: { retryable: false },
+  NothingToBackUp: { retryable: false },
+  BackupNotFound: { retryable: false },
+  BackupNotRestorable: { retryable: false },
+  RepositoryNotFound: { retryable: false },
+  RepositoryRequired: { retryable: false },
+  RepositoryUnavailable: { retryable: true }, // gone, read-only, or an I/O error; it may come back
+  RepositoryFull: { retryable: false },
+  RepositoryForeign: { retryable: false },
+  IntegrityMismatch: { retryable: false },
+  BackupFileMissing: { retryable: false },
+  DiskMismatch: { retryable: false },
+  DestinationExists: { retryable: false },
+  DestinationFull: { retryable: false },
+  TimeLimitReached: { retryable: false },
+  OfferingNotFound: { retryable: false },
+} as const satisfies Record<string, { retryable: boolean }>;
+
+export type FailureType = keyof typeof FAILURES;
+
+/** An error of the domain, thrown below Temporal; the interceptor in workers/ turns it into an ApplicationFailure. */
+export class HoldfastError extends Error {
+  override readonly name = 'HoldfastError';
+  readonly type: FailureType;
+  constructor(type: FailureType, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.type = type;
+  }
+}

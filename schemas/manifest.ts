@@ -1,0 +1,80 @@
+import { z } from 'zod';
+import { blobKey, diskTarget, uuid } from './names.ts';
+import { backupType, consistency, fullReason, validationState } from './states.ts';
+
+/** Version of the manifest's shape; docs/repository-format.md lists the changes. */
+export const MANIFEST_VERSION = 1;
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+
+export const manifestDisk = z.object({
+  target: diskTarget,
+  /** The n of the folder `disk-<n>`: the same for one disk all through a chain. */
+  number: z.int().nonnegative(),
+  serial: z.string().nullable(),
+  /** Where the disk lay on the host, and in which format. */
+  sourcePath: z.string().nullable(),
+  sourceFormat: z.string(),
+  virtualSizeBytes: z.int().nonnegative(),
+  type: backupType,
+  fullReason: fullReason.nullable(),
+  file: blobKey,
+  /** The file this one is layered on, for an incremental. */
+  backingFile: blobKey.nullable(),
+  storedBytes: z.int().nonnegative(),
+  changedBytes: z.int().nonnegative(),
+  readBytes: z.int().nonnegative(),
+  clusterBytes: z.int().positive(),
+  /** The list of SHA-256 sums of the file's segments, a blob beside it, itself covered by `sha256`. */
+  sums: z.object({ file: blobKey, sha256, segments: z.int().nonnegative() }),
+});
+export type ManifestDisk = z.infer<typeof manifestDisk>;
+
+/** A small file kept with the backup: NVRAM variables, TPM state. `content` is base64. */
+export const keptFile = z.object({
+  kind: z.enum(['nvram', 'tpm']),
+  /** Path on the host it came from. */
+  path: z.string(),
+  mode: z.int(),
+  sha256,
+  content: z.base64(),
+});
+export type KeptFile = z.infer<typeof keptFile>;
+
+export const manifest = z.object({
+  version: z.literal(MANIFEST_VERSION),
+  id: uuid,
+  vm: z.object({ uuid, name: z.string() }),
+  type: backupType,
+  parentId: uuid.nullable(),
+  chainId: uuid.nullable(),
+  position: z.int().positive().nullable(),
+  isolated: z.boolean(),
+  endOfChain: z.boolean(),
+  /** UTC, ISO 8601. */
+  instant: z.iso.datetime(),
+  consistency,
+  freezeMs: z.int().nonnegative().nullable(),
+  host: z.string(),
+  source: z.object({ platform: z.string(), metadata: z.record(z.string(), z.string()) }),
+  domainXml: z.object({ inactive: z.string(), live: z.string().nullable() }),
+  checkpointXml: z.string().nullable(),
+  files: z.array(keptFile),
+  skippedDisks: z.array(z.object({ target: z.string(), reason: z.string() })),
+  disks: z.array(manifestDisk),
+  compression: z.enum(['zstd', 'none']),
+  validation: validationState,
+  requestedBy: z.string().nullable(),
+  attempts: z.record(z.string(), z.int()),
+  durationMs: z.int().nonnegative(),
+  versions: z.record(z.string(), z.string()),
+});
+export type Manifest = z.infer<typeof manifest>;
+
+/** `repository.json`, at the root. */
+export const repositoryIdentity = z.object({
+  id: uuid,
+  formatVersion: z.literal(1),
+  createdAt: z.iso.datetime(),
+});
+export type RepositoryIdentity = z.infer<typeof repositoryIdentity>;

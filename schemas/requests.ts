@@ -1,0 +1,47 @@
+import { z } from 'zod';
+import { diskTarget, plainName, uuid, vmName } from './names.ts';
+import { quiesceMode } from './states.ts';
+
+const vm = vmName.describe('name or UUID of the VM');
+
+/** What `takeBackup` takes; `{"vm": "web-1"}` is enough. */
+export const takeBackupRequest = z.strictObject({
+  vm,
+  /** A full backup inside the chain: it starts a new chain. */
+  full: z.boolean().optional(),
+  /** A full backup outside any chain. */
+  isolated: z.boolean().optional(),
+  quiesce: quiesceMode.optional(),
+  offering: plainName.optional(),
+  repository: plainName.optional(),
+  excludeDisks: z.array(diskTarget).optional(),
+  compression: z.enum(['zstd', 'none']).optional(),
+  /** Below 1 = unlimited, 1 = every backup full. */
+  chainSize: z.int().optional(),
+  /** One budget for all disks of the run. */
+  timeLimitSeconds: z.int().positive().optional(),
+  requestedBy: z.string().max(200).optional(),
+});
+export type TakeBackupRequest = z.infer<typeof takeBackupRequest>;
+
+export const restoreVmRequest = z.strictObject({
+  backupId: uuid,
+  /** Restore as a new VM of this name: new UUID, new MACs, disks beside the former ones. */
+  as: vmName.optional(),
+  host: plainName.optional(),
+  start: z.boolean().optional(),
+  timeLimitSeconds: z.int().positive().optional(),
+  requestedBy: z.string().max(200).optional(),
+});
+export type RestoreVmRequest = z.infer<typeof restoreVmRequest>;
+
+export const inventoryHostRequest = z.strictObject({ host: plainName });
+export type InventoryHostRequest = z.infer<typeof inventoryHostRequest>;
+
+export const reclaimOrphansRequest = z.strictObject({
+  host: plainName.optional(),
+  dryRun: z.boolean().optional(),
+  /** What is younger is left alone: it may belong to a run that has only begun. */
+  graceSeconds: z.int().nonnegative().optional(),
+});
+export type ReclaimOrphansRequest = z.infer<typeof reclaimOrphansRequest>;

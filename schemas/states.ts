@@ -1,0 +1,55 @@
+import { z } from 'zod';
+
+/** States of the CloudStack KBOSS provider, so that its users find them again. */
+export const backupState = z.enum([
+  'Queued',
+  'BackingUp',
+  'BackedUp',
+  'Restoring',
+  'Removed',
+  'Expunged',
+  'Failed',
+  'Error',
+]);
+export type BackupState = z.infer<typeof backupState>;
+
+export const compressionState = z.enum([
+  'None',
+  'Compressing',
+  'FinalizingCompression',
+  'Compressed',
+  'CompressionError',
+]);
+export type CompressionState = z.infer<typeof compressionState>;
+
+export const validationState = z.enum(['NotValidated', 'Validating', 'Valid', 'NotValid', 'UnableToValidate']);
+export type ValidationState = z.infer<typeof validationState>;
+
+export const vmState = z.enum(['Idle', 'BackingUp', 'BackupError', 'Restoring', 'RestoreError']);
+export type VmState = z.infer<typeof vmState>;
+
+export const backupType = z.enum(['full', 'incremental']);
+export type BackupType = z.infer<typeof backupType>;
+
+/** What a guest finds after a restore: `application` = file systems frozen, `crash` = as after a power cut. */
+export const consistency = z.enum(['application', 'crash', 'stopped']);
+export type Consistency = z.infer<typeof consistency>;
+
+export const quiesceMode = z.enum(['none', 'prefer', 'require']);
+export type QuiesceMode = z.infer<typeof quiesceMode>;
+
+/** Why a disk was copied in full; docs/operating.md explains each. */
+export const fullReason = z.enum([
+  'first-backup',
+  'requested',
+  'chain-size-reached',
+  'disk-added',
+  'disk-resized',
+  'disk-replaced',
+  'checkpoint-lost',
+  'bitmap-inconsistent',
+  'parent-missing',
+  'parent-damaged',
+  'format-without-bitmaps',
+]);
+export type FullReason = z.infer<typeof fullReason>;
