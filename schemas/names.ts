@@ -30,7 +30,10 @@ export const vmName = z
 export const diskTarget = z.string().regex(/^[a-z]{2,8}[a-z0-9]{0,8}$/, { message: 'must be a disk target like vda' });
 
 /** A file name inside a repository folder: one path segment. */
-export const fileName = z.string().regex(/^[A-Za-z0-9_][A-Za-z0-9._-]*$/).max(200);
+export const fileName = z
+  .string()
+  .regex(/^[A-Za-z0-9_][A-Za-z0-9._-]*$/)
+  .max(200);
 
 /** A key of a blob: segments of `fileName` joined by "/", relative to the repository. */
 export const blobKey = z

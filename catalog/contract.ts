@@ -1,0 +1,153 @@
+import type { Backup } from '../schemas/backup.ts';
+import type {
+  AdmissionRequest,
+  BackupDiskRecord,
+  CompletedBackup,
+  HostRecord,
+  NewBackup,
+  Offering,
+  RepositoryRecord,
+  VmRecord,
+  VmSighting,
+} from '../schemas/catalog.ts';
+import type { BackupState, VmState } from '../schemas/states.ts';
+
+/**
+ * The catalog: what the installation knows of hosts, VMs, repositories, backups and running operations. Several
+ * processes use it at once. It can be rebuilt from the repositories and the hypervisors.
+ */
+export interface Catalog extends AsyncDisposable {
+  hosts: HostQueries;
+  vms: VmQueries;
+  repositories: RepositoryQueries;
+  offerings: OfferingQueries;
+  backups: BackupQueries;
+  checkpoints: CheckpointQueries;
+  admissions: AdmissionQueries;
+}
+
+export interface HostQueries {
+  list(): Promise<HostRecord[]>;
+  find(name: string): Promise<HostRecord | undefined>;
+  /** Adds it, or changes what is given of it. */
+  upsert(host: Pick<HostRecord, 'name'> & Partial<HostRecord>): Promise<HostRecord>;
+  remove(name: string): Promise<void>;
+}
+
+export interface VmQueries {
+  list(): Promise<VmRecord[]>;
+  /** By UUID, or by name: several VMs of a fleet may share a name. */
+  findByNameOrUuid(nameOrUuid: string): Promise<VmRecord[]>;
+  find(uuid: string): Promise<VmRecord | undefined>;
+  /**
+   * Takes over one host's inventory. A VM seen running here moves here; one seen shut off here stays with the host
+   * where it was last seen running, if that host still has it. Sightings of this host that are no longer there go.
+   * VMs with backups stay known when no host has them.
+   */
+  recordInventory(host: string, sightings: VmSighting[], seenAt: string): Promise<void>;
+  /** Hosts whose last inventory had the VM. */
+  sightings(uuid: string): Promise<VmSighting[]>;
+  setState(uuid: string, state: VmState, error?: string | null): Promise<void>;
+  setOffering(uuid: string, offering: string | null): Promise<void>;
+}
+
+export interface RepositoryQueries {
+  list(): Promise<RepositoryRecord[]>;
+  find(name: string): Promise<RepositoryRecord | undefined>;
+  add(repository: Omit<RepositoryRecord, 'createdAt'>): Promise<RepositoryRecord>;
+  remove(name: string): Promise<void>;
+}
+
+export interface OfferingQueries {
+  list(): Promise<Offering[]>;
+  find(name: string): Promise<Offering | undefined>;
+  upsert(offering: Offering): Promise<void>;
+  remove(name: string): Promise<void>;
+}
+
+/** A backup with all that later steps need: its disks as stored, who runs it. */
+export interface BackupRecord {
+  backup: Backup;
+  disks: BackupDiskRecord[];
+  workflowId: string;
+  runId: string;
+  createdAt: string;
+  failure: { type: string; message: string } | null;
+}
+
+export interface BackupQueries {
+  /** Newest first. Hidden states (`Removed`, `Expunged`) only with `all`. */
+  list(filter?: {
+    vm?: string;
+    repository?: string;
+    all?: boolean;
+    states?: BackupState[];
+    limit?: number;
+  }): Promise<Backup[]>;
+  find(id: string): Promise<BackupRecord | undefined>;
+  /** The id, or a unique beginning of at least 4 characters. */
+  findByIdPrefix(prefix: string): Promise<BackupRecord[]>;
+  /** In state `BackingUp`. Again with the same id: no change. Opens the chain when `position` is 1. */
+  create(backup: NewBackup): Promise<void>;
+  /** `BackingUp` → `BackedUp`, with its disks; ends the chain when `endOfChain`. Again: no change. */
+  complete(completed: CompletedBackup): Promise<void>;
+  /** A backup that did not come about; `BackedUp` ones are left alone. */
+  fail(
+    id: string,
+    state: Extract<BackupState, 'Failed' | 'Error'>,
+    failure: { type: string; message: string },
+  ): Promise<void>;
+  setState(id: string, state: BackupState, expected?: BackupState[]): Promise<boolean>;
+  /** The newest `BackedUp` backup of the VM's open chain in this repository; undefined when no chain is open. */
+  current(vmUuid: string, repository: string): Promise<BackupRecord | undefined>;
+  /** From the full to `id`, each the parent of the next. */
+  ancestry(id: string): Promise<BackupRecord[]>;
+  children(id: string): Promise<BackupRecord[]>;
+  /** Backups in state `BackingUp` of a VM, or of all. */
+  unfinished(vmUuid?: string): Promise<BackupRecord[]>;
+  endChain(chainId: string, reason: string): Promise<void>;
+  /** The VM has been backed up before, in whatever state the backup is now. */
+  hasAny(vmUuid: string): Promise<boolean>;
+}
+
+export interface CheckpointRecord {
+  vmUuid: string;
+  backupId: string;
+  /** `pending` until the manifest is written; `current` = parent of the next; `retired` = to be deleted from the VM. */
+  state: 'pending' | 'current' | 'retired';
+  xml: string | null;
+}
+
+export interface CheckpointQueries {
+  list(vmUuid: string): Promise<CheckpointRecord[]>;
+  put(record: CheckpointRecord): Promise<void>;
+  /** Makes it `current` and the former ones `retired`. */
+  promote(vmUuid: string, backupId: string): Promise<void>;
+  remove(vmUuid: string, backupId: string): Promise<void>;
+}
+
+export type AdmissionAnswer =
+  | { granted: true }
+  /** `waitingFor` is a sentence for a person; `blockers` are the workflows that hold what is missing. */
+  | { granted: false; waitingFor: string; blockers: { workflowId: string; runId: string; operationId: string }[] };
+
+/** An operation that was granted what it asked for by somebody else's release. */
+export interface Granted {
+  operationId: string;
+  workflowId: string;
+  runId: string;
+}
+
+export interface AdmissionQueries {
+  /**
+   * Asks, or asks again: repeating it keeps the place in the queue. Grants by priority, then fairly among tenants
+   * (who holds least goes first), then by age; a waiting operation that cannot run does not hold up others that can,
+   * except that nobody of lower rank overtakes it for a thing it waits for.
+   */
+  request(request: AdmissionRequest): Promise<AdmissionAnswer>;
+  /** Gives everything back and grants to whom it helps. Again: nothing. */
+  release(operationId: string): Promise<Granted[]>;
+  list(): Promise<
+    (AdmissionRequest & { state: 'waiting' | 'granted'; requestedAt: string; waitingFor: string | null })[]
+  >;
+}

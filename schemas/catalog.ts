@@ -1,0 +1,151 @@
+import { z } from 'zod';
+import { plainName, uuid, vmName } from './names.ts';
+import { backupType, consistency, fullReason, quiesceMode, vmState } from './states.ts';
+
+/** Where a repository's bytes lie. Holds no secrets: it travels in workflow history. */
+export const repositoryLocation = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('directory'), path: z.string().startsWith('/') }),
+]);
+export type RepositoryLocation = z.infer<typeof repositoryLocation>;
+
+export const repositoryRecord = z.object({
+  name: plainName,
+  id: uuid,
+  location: repositoryLocation,
+  /** How many operations may use it at once. */
+  slots: z.int().positive(),
+  createdAt: z.iso.datetime(),
+});
+export type RepositoryRecord = z.infer<typeof repositoryRecord>;
+
+export const hostRecord = z.object({
+  name: plainName,
+  /** How many disks may be copied at once. */
+  slots: z.int().positive(),
+  libvirtAddress: z.string().nullable(),
+  libvirtVersion: z.string().nullable(),
+  qemuVersion: z.string().nullable(),
+  /** ISO 8601, of the last inventory; null before the first. */
+  lastSeenAt: z.iso.datetime().nullable(),
+});
+export type HostRecord = z.infer<typeof hostRecord>;
+
+export const powerState = z.enum(['running', 'paused', 'shutoff', 'other']);
+export type PowerState = z.infer<typeof powerState>;
+
+/** One VM as one host's inventory saw it. */
+export const vmSighting = z.object({
+  uuid,
+  name: vmName,
+  host: plainName,
+  power: powerState,
+  disks: z.array(
+    z.object({
+      target: z.string(),
+      format: z.string(),
+      path: z.string().nullable(),
+      sizeBytes: z.int().nullable(),
+    }),
+  ),
+});
+export type VmSighting = z.infer<typeof vmSighting>;
+
+export const vmRecord = z.object({
+  uuid,
+  name: z.string(),
+  /** Where it runs, or was last seen. */
+  host: z.string(),
+  power: powerState,
+  state: vmState,
+  /** What went wrong, for `BackupError` and `RestoreError`. */
+  error: z.string().nullable(),
+  offering: z.string().nullable(),
+  lastSeenAt: z.iso.datetime().nullable(),
+  disks: vmSighting.shape.disks,
+});
+export type VmRecord = z.infer<typeof vmRecord>;
+
+/** What a VM is protected by. */
+export const offering = z.object({
+  name: plainName,
+  /** Below 1 = unlimited, 1 = every backup full. */
+  chainSize: z.int().default(8),
+  repository: plainName.nullable().default(null),
+  quiesce: quiesceMode.default('prefer'),
+  excludeDisks: z.array(z.string()).default([]),
+  compression: z.enum(['zstd', 'none']).default('zstd'),
+  timeLimitSeconds: z.int().positive().default(43_200),
+  tenant: z.string().default('default'),
+  /** 1 first, 5 last. */
+  priority: z.int().min(1).max(5).default(3),
+});
+export type Offering = z.infer<typeof offering>;
+
+/** A disk of a stored backup, with what the next backup and a restore need of it. */
+export const backupDiskRecord = z.object({
+  target: z.string(),
+  number: z.int().nonnegative(),
+  serial: z.string().nullable(),
+  sourcePath: z.string().nullable(),
+  sourceFormat: z.string(),
+  virtualSizeBytes: z.int().nonnegative(),
+  type: backupType,
+  fullReason: fullReason.nullable(),
+  file: z.string(),
+  backingFile: z.string().nullable(),
+  changedBytes: z.int().nonnegative(),
+  readBytes: z.int().nonnegative(),
+  storedBytes: z.int().nonnegative(),
+  clusterBytes: z.int().positive(),
+  sums: z.object({ file: z.string(), sha256: z.string(), segments: z.int() }),
+});
+export type BackupDiskRecord = z.infer<typeof backupDiskRecord>;
+
+/** Where a backup stands before its first byte: written by planBackup. */
+export const newBackup = z.object({
+  id: uuid,
+  vmUuid: uuid,
+  vmName: z.string(),
+  type: backupType,
+  parentId: uuid.nullable(),
+  chainId: uuid.nullable(),
+  position: z.int().positive().nullable(),
+  isolated: z.boolean(),
+  endOfChain: z.boolean(),
+  host: z.string(),
+  repository: z.string(),
+  compression: z.enum(['zstd', 'none']),
+  workflowId: z.string(),
+  runId: z.string(),
+});
+export type NewBackup = z.infer<typeof newBackup>;
+
+export const completedBackup = z.object({
+  id: uuid,
+  consistency,
+  instant: z.iso.datetime(),
+  durationMs: z.int().nonnegative(),
+  disks: z.array(backupDiskRecord),
+  /** XML of the checkpoint that marks the instant on the VM; null when the VM holds none. */
+  checkpointXml: z.string().nullable(),
+});
+export type CompletedBackup = z.infer<typeof completedBackup>;
+
+/** What an operation asks for before it touches anything; it gets all of it at once, or waits. */
+export const admissionRequest = z.object({
+  /** Unique per run of an operation: a backup id, a restore id. */
+  operationId: uuid,
+  operation: z.string(),
+  workflowId: z.string(),
+  runId: z.string(),
+  /** Exclusive. */
+  vmUuid: uuid.nullable(),
+  chain: z.object({ id: uuid, mode: z.enum(['shared', 'exclusive']) }).nullable(),
+  /** A slot of each. */
+  host: z.string().nullable(),
+  repository: z.string().nullable(),
+  tenant: z.string(),
+  /** 0 = restores, then 1 to 5. */
+  priority: z.int().min(0).max(5),
+});
+export type AdmissionRequest = z.infer<typeof admissionRequest>;
