@@ -66,7 +66,8 @@ export interface BlobSource extends AsyncDisposable {
   sizeBytes(): Promise<number>;
 }
 
-export type BlobStoreErrorCode = 'not-found' | 'exists' | 'full' | 'read-only' | 'unavailable' | 'too-large' | 'invalid-key';
+export type BlobStoreErrorCode =
+  'not-found' | 'exists' | 'full' | 'read-only' | 'unavailable' | 'too-large' | 'invalid-key';
 
 /** `key` is relative to the store. The message names the store's place and what the operating system said. */
 export class BlobStoreError extends Error {

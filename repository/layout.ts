@@ -1,0 +1,64 @@
+import { BlobStoreError } from './blob-store.ts';
+import type { BackupType } from '../schemas/states.ts';
+import { blobKey, fileName, uuid } from '../schemas/names.ts';
+
+/**
+ * Where things lie in a repository; docs/repository-format.md, "Layout", says it in words. All keys are relative to the
+ * repository, with "/" between segments.
+ */
+export const REPOSITORY_FILE = 'repository.json';
+
+/** @throws BlobStoreError `invalid-key` for all that is not a relative key of plain, visible names. */
+export function checkKey(key: string): string {
+  if (!blobKey.safeParse(key).success || !key.split('/').every((segment) => fileName.safeParse(segment).success)) {
+    throw new BlobStoreError('invalid-key', `not a key of a repository: ${JSON.stringify(key.slice(0, 200))}`, { key });
+  }
+  return key;
+}
+
+/** `<vm-uuid>/`, with all that belongs to one VM. */
+export const vmFolder = (vmUuid: string): string => `${uuid.parse(vmUuid)}/`;
+
+/** `<vm-uuid>/disk-<n>/`: one folder per disk, so that backing file names need no path. */
+export function diskFolder(vmUuid: string, diskNumber: number): string {
+  if (!Number.isSafeInteger(diskNumber) || diskNumber < 0) {
+    throw new BlobStoreError('invalid-key', `not the number of a disk: ${diskNumber}`);
+  }
+  return `${vmFolder(vmUuid)}disk-${diskNumber}/`;
+}
+
+/** Seconds of UTC as in file names: `20261121-120000`. @param instant ISO 8601, or a Date */
+export const utcStamp = (instant: string | Date): string =>
+  new Date(instant).toISOString().slice(0, 19).replaceAll(/[-:]/g, '').replace('T', '-');
+
+/** `<vm-uuid>/disk-<n>/full-20261121-120000.qcow2`, or `incr-…` for an incremental. */
+export const diskFileKey = (file: {
+  vmUuid: string;
+  diskNumber: number;
+  type: BackupType;
+  instant: string | Date;
+}): string =>
+  `${diskFolder(file.vmUuid, file.diskNumber)}${file.type === 'full' ? 'full' : 'incr'}-${utcStamp(file.instant)}.qcow2`;
+
+/** The list of segment sums beside a disk's file. */
+export const sumsKey = (diskFile: string): string => `${diskFile}.sums`;
+
+export const manifestFolder = (vmUuid: string): string => `${vmFolder(vmUuid)}backups/`;
+export const manifestKey = (vmUuid: string, backupId: string): string =>
+  `${manifestFolder(vmUuid)}${uuid.parse(backupId)}.json`;
+
+/** Screenshot that proves a validation. */
+export const validationKey = (vmUuid: string, backupId: string): string =>
+  `${vmFolder(vmUuid)}validation/${uuid.parse(backupId)}.png`;
+
+/** The last segment of a key: the name that an incremental's qcow2 header gives for its parent. */
+export const nameOfKey = (key: string): string => key.slice(key.lastIndexOf('/') + 1);
+
+/** The VM and backup of a manifest's key; undefined for other keys. */
+export function parseManifestKey(key: string): { vmUuid: string; backupId: string } | undefined {
+  const [vmUuid, folder, name, ...rest] = key.split('/');
+  if (folder !== 'backups' || rest.length > 0 || !name?.endsWith('.json')) return undefined;
+  const backupId = name.slice(0, -'.json'.length);
+  if (!uuid.safeParse(vmUuid).success || !uuid.safeParse(backupId).success) return undefined;
+  return { vmUuid: vmUuid ?? '', backupId };
+}

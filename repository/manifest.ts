@@ -1,0 +1,90 @@
+import { manifest, MANIFEST_VERSION } from '../schemas/manifest.ts';
+import type { Manifest } from '../schemas/manifest.ts';
+import type { BlobStore } from './blob-store.ts';
+import { BlobStoreError } from './blob-store.ts';
+import { checkChainFiles } from './check-chain.ts';
+import { encodeJson, readJson } from './json-blob.ts';
+import { manifestFolder, manifestKey, parseManifestKey } from './layout.ts';
+import { RepositoryError } from './repository-error.ts';
+
+/** Domain XML, NVRAM and TPM state are the bulk; TPM state has hundreds of KiB. */
+const MAX_MANIFEST_BYTES = 64 * 1024 * 1024;
+
+/** @throws RepositoryError `invalid`, `unsupported-version`; BlobStoreError `not-found`, … */
+export const readManifest = (store: BlobStore, vmUuid: string, backupId: string): Promise<Manifest> =>
+  readManifestAt(store, manifestKey(vmUuid, backupId));
+
+async function readManifestAt(store: BlobStore, key: string): Promise<Manifest> {
+  const read = await readJson(store, key, manifest, {
+    field: 'version',
+    known: MANIFEST_VERSION,
+    maxBytes: MAX_MANIFEST_BYTES,
+  });
+  if (manifestKey(read.vm.uuid, read.id) !== key) {
+    throw new RepositoryError('invalid', key, `vm.uuid and id belong to ${manifestKey(read.vm.uuid, read.id)}`);
+  }
+  return read;
+}
+
+/**
+ * Publishes a backup: from here on it is listed. All its files must be finished; their sizes are looked at once more.
+ * Repeatable with the same content; durable when it returns. Returns the manifest's key.
+ * @throws RepositoryError `invalid` when a file it names is not there whole; BlobStoreError `exists` when the backup
+ *   was published with other content
+ */
+export async function createManifest(store: BlobStore, content: Manifest): Promise<string> {
+  const key = manifestKey(content.vm.uuid, content.id);
+  const bytes = encodeJson(manifest.parse(content));
+  const stored = content.disks.map((disk) => ({ key: disk.file, storedBytes: disk.storedBytes }));
+  const [problem] = await checkChainFiles(store, stored);
+  if (problem) {
+    throw new RepositoryError(
+      'invalid',
+      problem.key,
+      `is ${problem.problem}: ${problem.foundBytes ?? 0} of ${problem.expectedBytes} bytes; backup ${content.id} is not published`,
+    );
+  }
+  for (const needed of content.disks.flatMap((disk) => [disk.sums.file, disk.backingFile ?? []].flat())) {
+    if (!(await store.statBlob(needed))) {
+      throw new RepositoryError('invalid', needed, `is missing; backup ${content.id} is not published`);
+    }
+  }
+  await store.putBlob(key, bytes);
+  return key;
+}
+
+/** Swaps the manifest of a published backup, whole: its state changed, not its data. */
+export async function replaceManifest(store: BlobStore, content: Manifest): Promise<void> {
+  const bytes = encodeJson(manifest.parse(content));
+  await store.putBlob(manifestKey(content.vm.uuid, content.id), bytes, { replace: true });
+}
+
+/** Withdraws a backup before its files go. Success when it is not there. */
+export const deleteManifest = (store: BlobStore, vmUuid: string, backupId: string): Promise<void> =>
+  store.deleteBlob(manifestKey(vmUuid, backupId));
+
+/** One damaged manifest does not hide the others: it comes with its error. */
+export type ListedManifest = { key: string; vmUuid: string; backupId: string } & (
+  { manifest: Manifest; error?: never } | { manifest?: never; error: RepositoryError }
+);
+
+/**
+ * All published backups, of one VM or of all, sorted by VM and id.
+ * @throws BlobStoreError when the repository cannot be read; a manifest deleted meanwhile is left out
+ */
+export async function* listManifests(store: BlobStore, vmUuid?: string): AsyncGenerator<ListedManifest> {
+  for await (const { key } of store.listBlobs(vmUuid === undefined ? '' : manifestFolder(vmUuid))) {
+    const ids = parseManifestKey(key);
+    if (!ids) continue;
+    const read = await readManifestAt(store, key).catch((error: unknown) => {
+      if (error instanceof RepositoryError) return error;
+      if (error instanceof BlobStoreError && error.code === 'not-found') return undefined;
+      if (error instanceof BlobStoreError && error.code === 'too-large') {
+        return new RepositoryError('invalid', key, 'is too long', { cause: error });
+      }
+      throw error;
+    });
+    if (read instanceof RepositoryError) yield { key, ...ids, error: read };
+    else if (read) yield { key, ...ids, manifest: read };
+  }
+}

@@ -1,0 +1,19 @@
+/**
+ * - `not-a-repository`: no `repository.json`: never initialised, or its file system is not mounted.
+ * - `foreign`: another repository than the one expected lies there.
+ * - `unsupported-version`: written by a newer Holdfast.
+ * - `invalid`: a manifest or list of sums is missing or does not hold what it must.
+ */
+export type RepositoryErrorCode = 'not-a-repository' | 'foreign' | 'unsupported-version' | 'invalid';
+
+/** What is wrong with the content of a repository; `file` is the blob's key. Trouble with storage is a BlobStoreError. */
+export class RepositoryError extends Error {
+  override readonly name = 'RepositoryError';
+  readonly code: RepositoryErrorCode;
+  readonly file: string;
+  constructor(code: RepositoryErrorCode, file: string, message: string, options?: ErrorOptions) {
+    super(`${file}: ${message}`, options);
+    this.code = code;
+    this.file = file;
+  }
+}

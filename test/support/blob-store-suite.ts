@@ -1,0 +1,270 @@
+import { randomBytes } from 'node:crypto';
+import { beforeEach, describe, expect, it } from 'vitest';
+import type { BlobStore, BlobStoreErrorCode } from '../../repository/blob-store.ts';
+import { BlobStoreError } from '../../repository/blob-store.ts';
+import { initRepository } from '../../repository/identity.ts';
+import { openSink } from '../../repository/sink.ts';
+import { openSource } from '../../repository/source.ts';
+
+/** A matcher for `rejects.toSatisfy`. */
+export const hasStoreCode = (code: BlobStoreErrorCode) => (error: unknown) =>
+  error instanceof BlobStoreError && error.code === code;
+
+export const REPOSITORY_ID = '6f1c1e0e-57a4-4d55-9c0c-0e5a1b1c2d3e';
+
+/** Keys that must never reach the storage. */
+export const HOSTILE_KEYS = [
+  '',
+  '/',
+  '/etc/passwd',
+  '..',
+  '../outside',
+  'a/../../outside',
+  'a/./b',
+  'a//b',
+  'a/',
+  '.hidden',
+  'a/.upload-b',
+  'a/.tmp-b',
+  'a\\b',
+  'a b',
+  'a\u0000b',
+  'a\nb',
+  'é',
+  '-rf',
+  'a/-rf',
+  'x'.repeat(201),
+  'x/'.repeat(600) + 'x',
+];
+
+const collect = async (store: BlobStore, prefix: string): Promise<string[]> =>
+  (await Array.fromAsync(store.listBlobs(prefix))).map((blob) => blob.key);
+
+/**
+ * What every blob store promises, as tests. `open` gives a store of an empty place; `reopen` another store of the
+ * same place, as a process that was restarted would open it.
+ */
+export function blobStoreSuite(open: () => Promise<{ store: BlobStore; reopen: () => BlobStore }>): void {
+  let store: BlobStore;
+  let reopen: () => BlobStore;
+
+  beforeEach(async () => {
+    ({ store, reopen } = await open());
+    await initRepository(store, { id: REPOSITORY_ID });
+  });
+
+  async function upload(key: string, content: Uint8Array): Promise<void> {
+    const draft = await store.createUpload(key, { expectedBytes: content.length });
+    {
+      await using sink = await openSink(draft.sink);
+      await sink.write(0, content);
+    }
+    await draft.finish(content.length);
+  }
+
+  describe('small blobs', () => {
+    it('are read as they were put', async () => {
+      await store.putBlob('vm/backups/one.json', Buffer.from('content'));
+      expect((await reopen().getBlob('vm/backups/one.json')).toString()).toBe('content');
+      expect(await store.statBlob('vm/backups/one.json')).toMatchObject({ key: 'vm/backups/one.json', sizeBytes: 7 });
+    });
+
+    it('may be put again with the same bytes', async () => {
+      await store.putBlob('a', Buffer.from('same'));
+      await store.putBlob('a', Buffer.from('same'));
+      expect((await store.getBlob('a')).toString()).toBe('same');
+    });
+
+    it('are not overwritten by other bytes', async () => {
+      await store.putBlob('a', Buffer.from('first'));
+      await expect(store.putBlob('a', Buffer.from('other'))).rejects.toSatisfy(hasStoreCode('exists'));
+      expect((await store.getBlob('a')).toString()).toBe('first');
+    });
+
+    it('are swapped whole with `replace`', async () => {
+      await store.putBlob('a', Buffer.from('a longer first content'));
+      await store.putBlob('a', Buffer.from('second'), { replace: true });
+      expect((await store.getBlob('a')).toString()).toBe('second');
+      expect(await collect(store, '')).toEqual(['a', 'repository.json']);
+    });
+
+    it('have one winner when two writers race', async () => {
+      const contents = Array.from({ length: 8 }, (_, index) => Buffer.from(`writer ${index}`));
+      const outcomes = await Promise.allSettled(contents.map((content) => reopen().putBlob('raced', content)));
+      expect(outcomes.filter((outcome) => outcome.status === 'fulfilled')).toHaveLength(1);
+      const winner = outcomes.findIndex((outcome) => outcome.status === 'fulfilled');
+      expect(await store.getBlob('raced')).toEqual(contents[winner]);
+    });
+
+    it('may be empty', async () => {
+      await store.putBlob('empty', Buffer.alloc(0));
+      expect(await store.getBlob('empty')).toHaveLength(0);
+    });
+
+    it('that are missing are told apart from those that are too large', async () => {
+      await expect(store.getBlob('none')).rejects.toSatisfy(hasStoreCode('not-found'));
+      await store.putBlob('large', Buffer.alloc(100));
+      await expect(store.getBlob('large', { maxBytes: 99 })).rejects.toSatisfy(hasStoreCode('too-large'));
+      expect(await store.getBlob('large', { maxBytes: 100 })).toHaveLength(100);
+      expect(await store.statBlob('none')).toBeUndefined();
+    });
+  });
+
+  describe('uploads', () => {
+    it('take ranges in any order and become a blob at the end', async () => {
+      const content = randomBytes(300_000);
+      const draft = await store.createUpload('vm/disk-0/full.qcow2', { expectedBytes: content.length });
+      {
+        await using sink = await openSink(draft.sink);
+        await sink.write(100_000, content.subarray(100_000));
+        await sink.write(0, content.subarray(0, 100_000));
+      }
+      expect(await store.statBlob(draft.key)).toBeUndefined();
+      expect(await collect(store, '')).toEqual(['repository.json']);
+      await draft.finish(content.length);
+      expect(await store.statBlob(draft.key)).toMatchObject({ sizeBytes: 300_000 });
+      expect(await store.getBlob(draft.key)).toEqual(content);
+    });
+
+    it('end where `finish` says, also when more was written', async () => {
+      const draft = await store.createUpload('a', { expectedBytes: 0 });
+      {
+        await using sink = await openSink(draft.sink);
+        await sink.write(0, Buffer.alloc(8192, 1));
+      }
+      await draft.finish(5000);
+      expect(await store.getBlob('a')).toEqual(Buffer.alloc(5000, 1));
+    });
+
+    it('that lost bytes do not become a blob', async () => {
+      const draft = await store.createUpload('a', { expectedBytes: 10 });
+      await expect(draft.finish(10)).rejects.toBeInstanceOf(BlobStoreError);
+      expect(await store.statBlob('a')).toBeUndefined();
+    });
+
+    it('do not take the place of a blob or of another upload', async () => {
+      await upload('a', Buffer.from('content'));
+      await expect(store.createUpload('a', { expectedBytes: 1 })).rejects.toSatisfy(hasStoreCode('exists'));
+      await store.createUpload('b', { expectedBytes: 1 });
+      await expect(reopen().createUpload('b', { expectedBytes: 1 })).rejects.toSatisfy(hasStoreCode('exists'));
+      expect((await store.getBlob('a')).toString()).toBe('content');
+    });
+
+    it('go on in another process by their token, with what was written before', async () => {
+      const draft = await store.createUpload('vm/a', { expectedBytes: 10 });
+      {
+        await using sink = await openSink(draft.sink);
+        await sink.write(0, Buffer.from('begun'));
+      }
+      const resumed = await reopen().resumeUpload('vm/a', draft.token);
+      expect(resumed).toMatchObject({ key: 'vm/a', token: draft.token });
+      {
+        await using sink = await openSink(resumed!.sink);
+        await sink.write(5, Buffer.from('ended'));
+      }
+      await resumed!.finish(10);
+      expect((await store.getBlob('vm/a')).toString()).toBe('begunended');
+    });
+
+    it('are not taken over by another token, nor once they are finished or aborted', async () => {
+      const draft = await store.createUpload('a', { expectedBytes: 0 });
+      expect(await store.resumeUpload('a', 'someone else')).toBeUndefined();
+      expect(await store.resumeUpload('a', '')).toBeUndefined();
+      expect(await store.resumeUpload('b', draft.token)).toBeUndefined();
+      await draft.finish(0);
+      expect(await store.resumeUpload('a', draft.token)).toBeUndefined();
+      const second = await store.createUpload('b', { expectedBytes: 0 });
+      await second.abort();
+      expect(await store.resumeUpload('b', second.token)).toBeUndefined();
+    });
+
+    it('leave nothing when aborted, twice as well, and the key is free again', async () => {
+      const draft = await store.createUpload('vm/disk-0/a', { expectedBytes: 10 });
+      await draft.abort();
+      await draft.abort();
+      expect(await collect(store, '')).toEqual(['repository.json']);
+      await upload('vm/disk-0/a', Buffer.from('again'));
+      expect((await store.getBlob('vm/disk-0/a')).toString()).toBe('again');
+    });
+
+    it('are removed by the key alone, for an owner that lost the token', async () => {
+      await store.createUpload('a', { expectedBytes: 10 });
+      await store.deleteBlob('a');
+      await upload('a', Buffer.from('again'));
+    });
+
+    it('are refused at once when the space is not there', async () => {
+      const free = await store.freeSpaceBytes();
+      if (free === undefined) return;
+      const create = store.createUpload('huge', { expectedBytes: free + 2 ** 40 });
+      await expect(create).rejects.toSatisfy(hasStoreCode('full'));
+      expect(await collect(store, '')).toEqual(['repository.json']);
+    });
+  });
+
+  describe('reading', () => {
+    it('fills a buffer from any offset and stops at the end', async () => {
+      const content = randomBytes(100_000);
+      await upload('a', content);
+      await using source = await openSource(store.source('a'));
+      const bytes = Buffer.alloc(1000);
+      expect(await source.sizeBytes()).toBe(100_000);
+      expect(await source.read(50_001, bytes)).toBe(1000);
+      expect(bytes).toEqual(content.subarray(50_001, 51_001));
+      expect(await source.read(99_500, bytes)).toBe(500);
+      expect(await source.read(100_000, bytes)).toBe(0);
+    });
+
+    it('tells that a blob is not there', async () => {
+      await expect(openSource(store.source('none'))).rejects.toSatisfy(hasStoreCode('not-found'));
+    });
+  });
+
+  describe('listing and deleting', () => {
+    it('lists whole folders', async () => {
+      for (const key of ['vm-1/a', 'vm-1/b/c', 'vm-10/a']) await store.putBlob(key, Buffer.from(key));
+      expect(await collect(store, '')).toEqual(['repository.json', 'vm-1/a', 'vm-1/b/c', 'vm-10/a']);
+      expect(await collect(store, 'vm-1/')).toEqual(['vm-1/a', 'vm-1/b/c']);
+      expect(await collect(store, 'vm-1/b/')).toEqual(['vm-1/b/c']);
+      expect(await collect(store, 'none/')).toEqual([]);
+      await expect(collect(store, 'vm-1')).rejects.toSatisfy(hasStoreCode('invalid-key'));
+    });
+
+    it('deletes, and again without complaint', async () => {
+      await store.putBlob('vm/a', Buffer.from('x'));
+      await store.deleteBlob('vm/a');
+      await store.deleteBlob('vm/a');
+      expect(await store.statBlob('vm/a')).toBeUndefined();
+      expect(await collect(store, '')).toEqual(['repository.json']);
+    });
+
+    it('writes and deletes in one folder at the same time', async () => {
+      await Promise.all(
+        Array.from({ length: 20 }, async (_, index) => {
+          await store.putBlob(`shared/folder/${index}`, Buffer.from('x'));
+          await store.deleteBlob(`shared/folder/${index}`);
+        }),
+      );
+      expect(await collect(store, '')).toEqual(['repository.json']);
+    });
+  });
+
+  it.each(HOSTILE_KEYS)('refuses the key %j everywhere', async (key) => {
+    const refused = hasStoreCode('invalid-key');
+    await expect(store.createUpload(key, { expectedBytes: 0 })).rejects.toSatisfy(refused);
+    await expect(store.resumeUpload(key, 'token')).rejects.toSatisfy(refused);
+    await expect(store.putBlob(key, Buffer.alloc(1))).rejects.toSatisfy(refused);
+    await expect(store.putBlob(key, Buffer.alloc(1), { replace: true })).rejects.toSatisfy(refused);
+    await expect(store.getBlob(key)).rejects.toSatisfy(refused);
+    await expect(store.statBlob(key)).rejects.toSatisfy(refused);
+    await expect(store.deleteBlob(key)).rejects.toSatisfy(refused);
+    expect(() => store.source(key)).toThrow(BlobStoreError);
+    if (key !== '') await expect(collect(store, `${key}/`)).rejects.toSatisfy(refused);
+  });
+
+  it('is opened only with the id it was made with', async () => {
+    const other = '00000000-0000-4000-8000-000000000000';
+    await expect(initRepository(store, { id: other })).rejects.toMatchObject({ code: 'foreign' });
+    expect(await initRepository(reopen(), { id: REPOSITORY_ID })).toMatchObject({ id: REPOSITORY_ID });
+  });
+}
