@@ -24,6 +24,7 @@ export interface Catalog extends AsyncDisposable {
   backups: BackupQueries;
   checkpoints: CheckpointQueries;
   admissions: AdmissionQueries;
+  events: EventQueries;
 }
 
 export interface HostQueries {
@@ -45,6 +46,8 @@ export interface VmQueries {
    * VMs with backups stay known when no host has them.
    */
   recordInventory(host: string, sightings: VmSighting[], seenAt: string): Promise<void>;
+  /** The same for one VM of one host; the host's other VMs stay as they are. */
+  recordSighting(sighting: VmSighting, seenAt: string): Promise<void>;
   /** Hosts whose last inventory had the VM. */
   sightings(uuid: string): Promise<VmSighting[]>;
   setState(uuid: string, state: VmState, error?: string | null): Promise<void>;
@@ -100,6 +103,13 @@ export interface BackupQueries {
   setState(id: string, state: BackupState, expected?: BackupState[]): Promise<boolean>;
   /** The newest `BackedUp` backup of the VM's open chain in this repository; undefined when no chain is open. */
   current(vmUuid: string, repository: string): Promise<BackupRecord | undefined>;
+  /** The VM's newest chain in this repository, open or ended; `endedReason` is what `endChain` was told, or `chain-size-reached`. */
+  lastChain(
+    vmUuid: string,
+    repository: string,
+  ): Promise<{ id: string; open: boolean; endedReason: string | null } | undefined>;
+  /** The number of each disk that was ever backed up of this VM, by target, newest wins. */
+  diskNumbers(vmUuid: string): Promise<Map<string, number>>;
   /** From the full to `id`, each the parent of the next. */
   ancestry(id: string): Promise<BackupRecord[]>;
   children(id: string): Promise<BackupRecord[]>;
@@ -150,4 +160,22 @@ export interface AdmissionQueries {
   list(): Promise<
     (AdmissionRequest & { state: 'waiting' | 'granted'; requestedAt: string; waitingFor: string | null })[]
   >;
+}
+
+/** Something that happened, told to a person: what, to which VM, and what follows. */
+export interface CatalogEvent {
+  /** ISO 8601. */
+  at: string;
+  kind: string;
+  vmUuid: string | null;
+  backupId: string | null;
+  message: string;
+}
+
+export interface EventQueries {
+  record(
+    event: Pick<CatalogEvent, 'at' | 'kind' | 'message'> & { vmUuid?: string | null; backupId?: string | null },
+  ): Promise<void>;
+  /** Newest first, at most 100 unless told. */
+  list(filter?: { vmUuid?: string; limit?: number }): Promise<CatalogEvent[]>;
 }

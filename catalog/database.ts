@@ -1,0 +1,181 @@
+import type { Generated, Kysely } from 'kysely';
+import type {
+  BackupState,
+  BackupType,
+  CompressionState,
+  Consistency,
+  FullReason,
+  ValidationState,
+  VmState,
+} from '../schemas/states.ts';
+import type { PowerState } from '../schemas/catalog.ts';
+
+/**
+ * The tables, alike on SQLite and PostgreSQL: ids and ISO 8601 times are text that sorts by its bytes, whole numbers
+ * stay below 2^53, booleans are 0 or 1, JSON is text. `migrations/` makes them.
+ */
+export interface Tables {
+  hosts: HostTable;
+  vms: VmTable;
+  sightings: SightingTable;
+  repositories: RepositoryTable;
+  offerings: OfferingTable;
+  chains: ChainTable;
+  backups: BackupTable;
+  backup_disks: BackupDiskTable;
+  checkpoints: CheckpointTable;
+  admissions: AdmissionTable;
+  events: EventTable;
+}
+
+export type Engine = 'sqlite' | 'postgres';
+
+/** An open catalog, as the files of the single subjects use it. */
+export interface Database {
+  db: Kysely<Tables>;
+  engine: Engine;
+}
+
+export interface HostTable {
+  name: string;
+  slots: number;
+  libvirt_address: string | null;
+  libvirt_version: string | null;
+  qemu_version: string | null;
+  last_seen_at: string | null;
+}
+
+export interface VmTable {
+  uuid: string;
+  name: string;
+  host: string;
+  power: PowerState;
+  state: VmState;
+  error: string | null;
+  offering: string | null;
+  last_seen_at: string | null;
+  disks: string;
+}
+
+/** What the last inventory of one host said of one VM. */
+export interface SightingTable {
+  uuid: string;
+  host: string;
+  name: string;
+  power: PowerState;
+  disks: string;
+  seen_at: string;
+}
+
+export interface RepositoryTable {
+  name: string;
+  id: string;
+  location: string;
+  slots: number;
+  created_at: string;
+}
+
+export interface OfferingTable {
+  name: string;
+  /** JSON of the whole offering: a new setting needs no migration. */
+  settings: string;
+}
+
+export interface ChainTable {
+  id: string;
+  vm_uuid: string;
+  repository: string;
+  state: 'open' | 'ended';
+  /** Backups that came about in it. */
+  size: number;
+  ended_reason: string | null;
+  created_at: string;
+  ended_at: string | null;
+}
+
+export interface BackupTable {
+  id: string;
+  vm_uuid: string;
+  vm_name: string;
+  type: BackupType;
+  state: BackupState;
+  parent_id: string | null;
+  chain_id: string | null;
+  position: number | null;
+  isolated: number;
+  end_of_chain: number;
+  consistency: Consistency | null;
+  instant: string | null;
+  host: string;
+  repository: string;
+  /** What the copier was told; `compression` is the state that people see. */
+  codec: 'zstd' | 'none';
+  compression: CompressionState;
+  validation: ValidationState;
+  stored_bytes: number;
+  duration_ms: number;
+  workflow_id: string;
+  run_id: string;
+  created_at: string;
+  /** The instant, and until there is one the creation; with milliseconds, so that it sorts as text. */
+  sort_time: string;
+  failure_type: string | null;
+  failure_message: string | null;
+}
+
+export interface BackupDiskTable {
+  backup_id: string;
+  target: string;
+  number: number;
+  serial: string | null;
+  source_path: string | null;
+  source_format: string;
+  virtual_size_bytes: number;
+  type: BackupType;
+  full_reason: FullReason | null;
+  file: string;
+  backing_file: string | null;
+  changed_bytes: number;
+  read_bytes: number;
+  stored_bytes: number;
+  cluster_bytes: number;
+  sums_file: string;
+  sums_sha256: string;
+  sums_segments: number;
+}
+
+export interface CheckpointTable {
+  vm_uuid: string;
+  backup_id: string;
+  state: 'pending' | 'current' | 'retired';
+  xml: string | null;
+}
+
+export interface AdmissionTable {
+  operation_id: string;
+  operation: string;
+  workflow_id: string;
+  run_id: string;
+  vm_uuid: string | null;
+  chain_id: string | null;
+  chain_mode: 'shared' | 'exclusive' | null;
+  host: string | null;
+  repository: string | null;
+  tenant: string;
+  priority: number;
+  state: 'waiting' | 'granted';
+  /** Place in the queue: greater than that of all who were there before. */
+  place: number;
+  /** JSON list of the things it has had to wait for; see grant.ts. */
+  waited_for: string;
+  requested_at: string;
+}
+
+export interface EventTable {
+  id: Generated<number>;
+  at: string;
+  kind: string;
+  vm_uuid: string | null;
+  backup_id: string | null;
+  message: string;
+}

@@ -1,0 +1,23 @@
+import type { EventQueries } from './contract.ts';
+import type { Database } from './database.ts';
+
+const DEFAULT_LIMIT = 100;
+
+/** What happened, for people. Append-only: no step decides by it. */
+export const eventQueries = ({ db }: Database): EventQueries => ({
+  async record({ at, kind, vmUuid = null, backupId = null, message }) {
+    await db.insertInto('events').values({ at, kind, vm_uuid: vmUuid, backup_id: backupId, message }).execute();
+  },
+
+  async list({ vmUuid, limit = DEFAULT_LIMIT } = {}) {
+    let query = db.selectFrom('events').selectAll().orderBy('id', 'desc').limit(limit);
+    if (vmUuid !== undefined) query = query.where('vm_uuid', '=', vmUuid);
+    return (await query.execute()).map(({ at, kind, vm_uuid, backup_id, message }) => ({
+      at,
+      kind,
+      vmUuid: vm_uuid,
+      backupId: backup_id,
+      message,
+    }));
+  },
+});

@@ -1,0 +1,111 @@
+import { mkdirSync } from 'node:fs';
+import { dirname, isAbsolute } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as delay } from 'node:timers/promises';
+import { Kysely, PostgresDialect } from 'kysely';
+import { Migrator } from 'kysely/migration';
+import pg from 'pg';
+import { admissionQueries } from './admissions.ts';
+import { backupQueries } from './backups.ts';
+import { checkpointQueries } from './checkpoints.ts';
+import type { Catalog } from './contract.ts';
+import type { Database, Tables } from './database.ts';
+import { eventQueries } from './events.ts';
+import { hostQueries } from './hosts.ts';
+import { firstCatalog } from './migrations/0001-first-catalog.ts';
+import { offeringQueries } from './offerings.ts';
+import { repositoryQueries } from './repositories.ts';
+import { NodeSqliteDialect } from './sqlite-dialect.ts';
+import { isWorthRepeating } from './transaction.ts';
+import { vmQueries } from './vms.ts';
+
+const BUSY_TIMEOUT_MS = 5_000;
+const CONNECT_TIMEOUT_MS = 10_000;
+
+/**
+ * Opens the catalog, makes it if it is not there, and brings its tables up to date; any number of processes may do so
+ * at the same moment. `url` is `sqlite:/absolute/path.sqlite`, `sqlite::memory:` (for tests) or `postgres://…`, whose
+ * password may also come from PGPASSWORD or ~/.pgpass. No error names the password.
+ */
+export async function openCatalog(url: string): Promise<Catalog> {
+  const database = url.startsWith('sqlite:') ? await openSqlite(url.slice('sqlite:'.length)) : openPostgres(url);
+  try {
+    await migrate(database);
+  } catch (error) {
+    await database.db.destroy();
+    throw error;
+  }
+  return {
+    hosts: hostQueries(database),
+    vms: vmQueries(database),
+    repositories: repositoryQueries(database),
+    offerings: offeringQueries(database),
+    backups: backupQueries(database),
+    checkpoints: checkpointQueries(database),
+    admissions: admissionQueries(database),
+    events: eventQueries(database),
+    [Symbol.asyncDispose]: () => database.db.destroy(),
+  };
+}
+
+async function openSqlite(path: string): Promise<Database> {
+  if (path !== ':memory:') {
+    if (!isAbsolute(path)) throw new Error(`catalog sqlite:${path}: the path must be absolute`);
+    mkdirSync(dirname(path), { recursive: true });
+  }
+  const file = new DatabaseSync(path, { timeout: BUSY_TIMEOUT_MS, enableForeignKeyConstraints: true });
+  try {
+    await switchToWal(file);
+    file.exec('pragma synchronous = full');
+  } catch (error) {
+    file.close();
+    throw error;
+  }
+  return { db: new Kysely<Tables>({ dialect: new NodeSqliteDialect(file) }), engine: 'sqlite' };
+}
+
+/** The switch does not wait for other processes by itself: of two that open a new file at once, one finds it busy. */
+async function switchToWal(file: DatabaseSync): Promise<void> {
+  const deadline = Date.now() + BUSY_TIMEOUT_MS;
+  for (;;) {
+    try {
+      file.exec('pragma journal_mode = wal');
+      return;
+    } catch (error) {
+      if (!isWorthRepeating(error) || Date.now() > deadline) throw error;
+      await delay(5 + Math.random() * 20);
+    }
+  }
+}
+
+function openPostgres(url: string): Database {
+  // Checked here: URL's own error carries the whole text, password included.
+  if (!URL.canParse(url) || !/^postgres(ql)?:\/\//.test(url)) {
+    throw new Error('the catalog URL must be sqlite:/absolute/path.sqlite or postgres://user@host:port/database');
+  }
+  const pool = new pg.Pool({
+    connectionString: url,
+    application_name: 'holdfast',
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    keepAlive: true,
+    types: { getTypeParser: wholeNumbersAsNumbers },
+  });
+  // A connection that breaks while idle has left the pool already; unheard, the event would end the process.
+  pool.on('error', () => undefined);
+  return { db: new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) }), engine: 'postgres' };
+}
+
+/** `int8` comes as text otherwise; ours stay below 2^53. */
+const wholeNumbersAsNumbers: typeof pg.types.getTypeParser = (type, format) =>
+  type === pg.types.builtins.INT8 ? Number : (pg.types.getTypeParser(type, format) as unknown);
+
+async function migrate({ db, engine }: Database): Promise<void> {
+  const migrations = { '0001-first-catalog': firstCatalog(engine) };
+  const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve(migrations) } });
+  const { error } = await migrator.migrateToLatest();
+  if (error instanceof Error && error.message.includes('previously executed migration')) {
+    throw new Error('the catalog was made by a newer version of Holdfast; update this one', { cause: error });
+  }
+  if (error !== undefined)
+    throw error instanceof Error ? error : new Error('the catalog cannot be migrated', { cause: error });
+}

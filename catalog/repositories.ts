@@ -1,0 +1,52 @@
+import { repositoryLocation } from '../schemas/catalog.ts';
+import type { RepositoryRecord } from '../schemas/catalog.ts';
+import { HoldfastError } from '../schemas/failures.ts';
+import type { RepositoryQueries } from './contract.ts';
+import type { Database, RepositoryTable } from './database.ts';
+
+export const repositoryQueries = ({ db }: Database): RepositoryQueries => ({
+  async list() {
+    return (await db.selectFrom('repositories').selectAll().orderBy('name').execute()).map(toRecord);
+  },
+
+  async find(name) {
+    const row = await db.selectFrom('repositories').selectAll().where('name', '=', name).executeTakeFirst();
+    return row && toRecord(row);
+  },
+
+  async add({ name, id, location, slots }) {
+    await db
+      .insertInto('repositories')
+      .values({ name, id, location: JSON.stringify(location), slots, created_at: new Date().toISOString() })
+      .onConflict((conflict) => conflict.doNothing())
+      .execute();
+    const holders = await db
+      .selectFrom('repositories')
+      .selectAll()
+      .where((where) => where.or([where('name', '=', name), where('id', '=', id)]))
+      .execute();
+    const [holder] = holders;
+    if (holder === undefined) throw new Error(`repository ${name} was removed while it was being added`);
+    if (holder.name !== name)
+      throw new HoldfastError('InvalidRequest', `repository ${id} is known already, as ${holder.name}`);
+    if (holders.length > 1 || holder.id !== id) {
+      throw new HoldfastError(
+        'InvalidRequest',
+        `a repository named ${name} is known already, with another id: ${holder.id}`,
+      );
+    }
+    return toRecord(holder);
+  },
+
+  async remove(name) {
+    await db.deleteFrom('repositories').where('name', '=', name).execute();
+  },
+});
+
+const toRecord = (row: RepositoryTable): RepositoryRecord => ({
+  name: row.name,
+  id: row.id,
+  location: repositoryLocation.parse(JSON.parse(row.location)),
+  slots: row.slots,
+  createdAt: row.created_at,
+});
