@@ -1,3 +1,4 @@
+import { defineConfig, globalIgnores } from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
 const noTemporal = { group: ['@temporalio/*'], message: 'Below activities/ nobody knows Temporal.' };
@@ -16,17 +17,27 @@ const borders = {
   workflows: [
     { regex: '/activities/', allowTypeImports: true, message: 'Workflows import activities only as types.' },
     {
-      group: ['**/libvirt/**', '**/nbd/**', '**/qcow2/**', '**/repository/**', '**/copier/**', '**/catalog/**', 'node:*'],
+      group: [
+        '**/libvirt/**',
+        '**/nbd/**',
+        '**/qcow2/**',
+        '**/repository/**',
+        '**/copier/**',
+        '**/catalog/**',
+        'node:*',
+      ],
       message: 'Workflows are deterministic and import schemas only.',
     },
   ],
 };
 
-export default tseslint.config(
-  { ignores: ['node_modules', '.tools', '.holdfast', 'coverage'] },
+export default defineConfig(
+  globalIgnores(['node_modules', '.tools', '.holdfast', 'coverage']),
   ...tseslint.configs.strictTypeChecked,
   {
-    languageOptions: { parserOptions: { projectService: { allowDefaultProject: ['*.js'] }, tsconfigRootDir: import.meta.dirname } },
+    languageOptions: {
+      parserOptions: { projectService: { allowDefaultProject: ['*.js'] }, tsconfigRootDir: import.meta.dirname },
+    },
     rules: {
       '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true, allowBoolean: true }],
       '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true }],
