@@ -17,7 +17,9 @@ const folder = join(dirname(destination), 'download');
 
 async function downloadedBytes(): Promise<number> {
   const files = await readdir(folder).catch(() => []);
-  const sizes = await Promise.all(files.map(async (file) => (await stat(join(folder, file)).catch(() => ({ size: 0 }))).size));
+  const sizes = await Promise.all(
+    files.map(async (file) => (await stat(join(folder, file)).catch(() => ({ size: 0 }))).size),
+  );
   return sizes.reduce((sum, size) => sum + size, 0);
 }
 
