@@ -151,7 +151,7 @@ export class Connection {
     if (signal?.aborted) return Promise.reject(signal.reason as Error);
     if (this.#lost !== undefined) return Promise.reject(connectionLost(procedure.name, this.#lost, false));
     const call: Call = {
-      procedure: procedure as Procedure<unknown, unknown>,
+      procedure: procedure,
       payload: encode(procedure.args, args),
       serial: 0,
       waiter: { resolve, reject },
@@ -206,7 +206,7 @@ export class Connection {
     call.waiter = undefined;
     const queued = this.#queue.indexOf(call);
     if (queued !== -1) this.#queue.splice(queued, 1);
-    waiter?.reject(reason as never);
+    waiter?.reject(reason);
   }
 
   #receive(chunk: Buffer): void {

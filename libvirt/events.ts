@@ -165,17 +165,18 @@ export class EventSubscription implements AsyncIterableIterator<LibvirtEvent>, A
     }
   }
 
-  next(): Promise<IteratorResult<LibvirtEvent>> {
+  async next(): Promise<IteratorResult<LibvirtEvent>> {
     const event = this.#unread.shift();
-    if (event !== undefined) return Promise.resolve({ value: event, done: false });
+    if (event !== undefined) return { value: event, done: false };
     if (this.#ended !== undefined) {
       const { error } = this.#ended;
       this.#ended = { error: undefined }; // told once
-      return error === undefined ? Promise.resolve({ value: undefined, done: true }) : Promise.reject(error as Error);
+      if (error !== undefined) throw error as Error;
+      return { value: undefined, done: true };
     }
     const { promise, resolve, reject } = Promise.withResolvers<IteratorResult<LibvirtEvent>>();
     this.#waiters.push({ resolve, reject });
-    return promise;
+    return await promise;
   }
 
   async return(): Promise<IteratorResult<LibvirtEvent>> {
@@ -209,7 +210,7 @@ export class EventHub {
 
   subscribe({ uuid, signal }: { uuid?: string | undefined; signal?: AbortSignal | undefined } = {}): EventSubscription {
     const onAbort = (): void => subscription.finish(signal?.reason);
-    const ready = signal?.aborted ? Promise.reject(signal.reason as Error) : this.#registered().then(() => {});
+    const ready = this.#ready(signal);
     const subscription = new EventSubscription(ready, uuid?.toLowerCase(), (ended) => {
       signal?.removeEventListener('abort', onAbort);
       this.#subscriptions.delete(ended);
@@ -224,6 +225,11 @@ export class EventHub {
     for (const subscription of [...this.#subscriptions]) subscription.finish();
     const connection = await this.#connection?.catch(() => undefined);
     connection?.close();
+  }
+
+  async #ready(signal: AbortSignal | undefined): Promise<void> {
+    signal?.throwIfAborted();
+    await this.#registered();
   }
 
   /** The connection events come over; one attempt for all who ask. */

@@ -37,7 +37,7 @@ export class SshTransport implements Transport {
       client.openssh_forwardOutStreamLocal(this.#address.socketPath, (error, channel) => {
         if (error === undefined) {
           if (signal.aborted) channel.destroy();
-          resolve(channel as unknown as Duplex);
+          resolve(channel);
         } else {
           // ssh2 tells no more of it: the socket is missing, closed to the user, or sshd forbids forwarding
           reject(
