@@ -15,6 +15,8 @@ export interface CopySource {
   exportName: string;
   /** `base:allocation` for a full, `qemu:dirty-bitmap:<name>` for an incremental. */
   mapContext: string;
+  /** For `qemu:allocation-depth`: how many layers, from the top, hold changes. Default 1. */
+  allocationDepth?: number | undefined;
   virtualSizeBytes: number;
 }
 
@@ -78,7 +80,10 @@ export interface CopierPool extends AsyncDisposable {
   copyDisk(options: CopyDiskOptions): Promise<CopyResult>;
   restoreDisk(options: RestoreDiskOptions): Promise<RestoreResult>;
   /** Reads every segment of a stored file and compares its hash. */
-  verifyFile(file: ChainFile, options: { signal: AbortSignal; onProgress?: (verifiedBytes: number) => void }): Promise<void>;
+  verifyFile(
+    file: ChainFile,
+    options: { signal: AbortSignal; onProgress?: (verifiedBytes: number) => void },
+  ): Promise<void>;
 }
 
 export type CopierErrorCode = 'integrity' | 'file-missing' | 'job-lost' | 'journal-mismatch' | 'destination-full';

@@ -16,6 +16,8 @@ export interface RunOptions {
   signal: AbortSignal;
   /** Answers `ThreadContext.ask`; what it throws rejects the question. */
   onAsk?: (question: unknown) => unknown;
+  /** Tasks with the same word run in the same thread, until `release` is called with a beginning of the word. */
+  together?: string;
 }
 
 /** The thread that ran a task ended without having answered: out of memory, or an error outside any task. */
@@ -47,6 +49,8 @@ export class ThreadPool implements AsyncDisposable {
   readonly #handlers: Readonly<Record<string, string>>;
   readonly #threads = new Set<Thread>();
   readonly #waiting: Run[] = [];
+  /** Threads that words of `together` are bound to. */
+  readonly #bound = new Map<string, Thread>();
   #lastId = 0;
   #disposed = false;
 
@@ -92,6 +96,7 @@ export class ThreadPool implements AsyncDisposable {
 
   /** Closes, in every thread, the resources whose key starts with `prefix`. Their tasks must have settled. */
   async release(prefix: string): Promise<void> {
+    for (const word of this.#bound.keys()) if (`${word}/`.startsWith(prefix)) this.#bound.delete(word);
     const closing = [...this.#threads].map((thread) => {
       const releaseId = ++this.#lastId;
       const closed = Promise.withResolvers<unknown>();
@@ -136,11 +141,15 @@ export class ThreadPool implements AsyncDisposable {
   }
 
   #dispatch(): void {
-    while (this.#waiting.length > 0) {
-      const thread = this.#idlest();
-      if (!thread) return;
-      const run = this.#waiting.shift();
-      if (!run) return;
+    for (let next = 0; next < this.#waiting.length;) {
+      const run = this.#waiting[next];
+      const thread = run && this.#threadFor(run);
+      if (!thread) {
+        if (run?.options.together === undefined) return;
+        next++; // its thread is busy; another task may have a thread
+        continue;
+      }
+      this.#waiting.splice(next, 1);
       try {
         send(thread, { type: 'run', id: run.id, task: run.task });
       } catch (error) {
@@ -150,6 +159,14 @@ export class ThreadPool implements AsyncDisposable {
       thread.runs.set(run.id, run);
       thread.worker.ref();
     }
+  }
+
+  #threadFor({ options: { together } }: Run): Thread | undefined {
+    const bound = together === undefined ? undefined : this.#bound.get(together);
+    if (bound) return bound.runs.size < this.#tasksPerThread ? bound : undefined;
+    const thread = this.#idlest();
+    if (thread && together !== undefined) this.#bound.set(together, thread);
+    return thread;
   }
 
   /** The thread with the fewest tasks, or a new one; undefined when all have their fill. */
@@ -209,6 +226,7 @@ export class ThreadPool implements AsyncDisposable {
 
   #lost(thread: Thread, exitCode: number, cause: unknown): void {
     this.#threads.delete(thread);
+    for (const [word, bound] of this.#bound) if (bound === thread) this.#bound.delete(word);
     const what = cause instanceof Error ? cause.message : `exit code ${exitCode}`;
     for (const run of thread.runs.values()) {
       run.outcome.reject(new ThreadCrashed(`the thread running a ${run.task.kind} task ended: ${what}`, { cause }));

@@ -1,0 +1,274 @@
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { connectNbd } from '../nbd/connection.ts';
+import { NbdRefused } from '../nbd/errors.ts';
+import { encodeHeader } from '../qcow2/header.ts';
+import { encodeTables, type MappedCluster } from '../qcow2/tables.ts';
+import type { BlobSink } from '../repository/blob-store.ts';
+import { identifyFileSink } from '../repository/file-sink.ts';
+import { openSink } from '../repository/sink.ts';
+import { openSource } from '../repository/source.ts';
+import { buildChangeMap, DATA, readingOf, ZERO, type ChangeMap } from './change-map.ts';
+import { CopierError, type CopyDiskOptions, type CopyResult, type CopySource, type SegmentSum } from './contract.ts';
+import { expectedStoredBytes, planSegments, segmentCount, type PlannedSegment } from './copy-plan.ts';
+import { isLoss, jobLost, type CopiedSegment, type CopySegmentTask, type PlaceQuestion } from './copy-segment.ts';
+import { FileSpace } from './file-space.ts';
+import { Journal, type StoredSegment } from './journal.ts';
+import { placeClusters } from './place-clusters.ts';
+import { ProgressThrottle } from './progress-throttle.ts';
+import { StoredSegments } from './stored-segments.ts';
+import { TaskBuffers } from './thread-buffers.ts';
+import type { ThreadPool } from './thread-pool.ts';
+import { SEGMENT_BYTES } from './thread-task.ts';
+
+/**
+ * Full copies: larger clusters compress better and faster, and make fewer entries. Incrementals keep the granularity of
+ * QEMU's bitmaps, so that nothing is read that has not changed. One chain may mix both.
+ */
+const FULL_CLUSTER_BITS = 18;
+const INCREMENTAL_CLUSTER_BITS = 16;
+
+let lastCopy = 0;
+
+/**
+ * Copies a frozen disk, or what changed in it, into a qcow2 file: see `CopierPool.copyDisk`. Repeatable: with the same
+ * journal and upload it goes on behind the segments that are stored, and when the file is complete already it only
+ * returns the result again. The caller deletes the journal once the backup is published or given up.
+ * The socket must belong to this one frozen instant for as long as the journal is used.
+ * @throws CopierError `job-lost` (the export is gone, also after one more attempt to connect), `journal-mismatch`;
+ * BlobStoreError; NbdError when the disk cannot be read; what `onPlanned` throws; the signal's reason
+ */
+export async function copyDisk(threads: ThreadPool, options: CopyDiskOptions): Promise<CopyResult> {
+  const { signal, source } = options;
+  signal.throwIfAborted();
+  const clusterBits = options.backingFileName === undefined ? FULL_CLUSTER_BITS : INCREMENTAL_CLUSTER_BITS;
+  const { map, canMultiConn } = await readMap(source, 2 ** clusterBits, signal);
+  using journal = await Journal.open(options.journalPath, {
+    mapSha256: map.sha256(),
+    clusterBytes: map.clusterBytes,
+    compression: options.compression,
+    backingFileName: options.backingFileName ?? null,
+    sink: await identifyFileSink(options.sink),
+    bootId: (await readFile('/proc/sys/kernel/random/boot_id', 'latin1').catch(() => 'unknown')).trim(),
+  });
+  const stored = new StoredSegments(map, segmentCount(map));
+  for (const segment of journal.stored) stored.set(segment);
+  const resumedSegments = stored.count;
+  if (resumedSegments > 0) await checkResumed(options, journal.stored);
+  const result = { changedBytes: map.changedBytes, clusterBytes: map.clusterBytes, resumedSegments };
+  if (journal.finished) return { ...result, ...journal.finished, readBytes: journal.readBytes };
+
+  await options.onPlanned?.({
+    changedBytes: map.changedBytes,
+    expectedStoredBytes: Math.max(0, expectedStoredBytes(map) - stored.storedBytes),
+  });
+  signal.throwIfAborted();
+  const space = new FileSpace(map.clusterBytes, stored.places());
+  const readBytes = await copySegments(threads, options, { map, canMultiConn, journal, stored, space });
+  const file = await completeFile(options, { clusterBits, map, stored, space });
+  journal.fileFinished(file);
+  return { ...result, ...file, readBytes: journal.readBytes + readBytes };
+}
+
+/** Asks the server what to copy. Tried twice, like every connection. */
+async function readMap(
+  source: CopySource,
+  clusterBytes: number,
+  signal: AbortSignal,
+): Promise<{ map: ChangeMap; canMultiConn: boolean }> {
+  const reading = readingOf(source.mapContext, source.allocationDepth);
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await using connection = await connectNbd({ socketPath: source.socketPath }, source.exportName, {
+        contexts: reading.contexts,
+        signal,
+      });
+      const { sizeBytes, canMultiConn } = connection.info;
+      if (sizeBytes !== source.virtualSizeBytes) {
+        throw new NbdRefused('unknown', `the export has ${sizeBytes} bytes, not ${source.virtualSizeBytes}`);
+      }
+      const extents = connection.extents({ signal });
+      const map = await buildChangeMap(
+        { clusterBytes, virtualSizeBytes: source.virtualSizeBytes },
+        extents,
+        reading.stateOf,
+      );
+      return { map, canMultiConn };
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!isLoss(error)) throw error;
+      if (attempt > 1) throw jobLost(source, error);
+    }
+  }
+}
+
+/** Reads the first and the last segment back: a file that was made anew under a journal must not pass for the old one. */
+async function checkResumed({ sink, journalPath }: CopyDiskOptions, segments: readonly StoredSegment[]): Promise<void> {
+  const withBytes = segments.filter(({ lengthBytes }) => lengthBytes > 0);
+  await using file = await openSource(sink);
+  for (const segment of new Set([withBytes[0], withBytes.at(-1)])) {
+    if (!segment) continue;
+    const bytes = Buffer.allocUnsafe(segment.lengthBytes);
+    const count = await file.read(segment.offset, bytes);
+    if (count === bytes.length && createHash('sha256').update(bytes).digest().equals(segment.sha256)) continue;
+    throw new CopierError('journal-mismatch', `${sink.blobKey} does not hold what its journal ${journalPath} says`, {
+      file: sink.blobKey,
+    });
+  }
+}
+
+interface Copy {
+  map: ChangeMap;
+  canMultiConn: boolean;
+  journal: Journal;
+  stored: StoredSegments;
+  space: FileSpace;
+}
+
+/** Copies every segment that is not stored yet. Returns the bytes read. */
+async function copySegments(threads: ThreadPool, options: CopyDiskOptions, copy: Copy): Promise<number> {
+  const { map, journal, stored, space } = copy;
+  const { source, sink, compression } = options;
+  const name = `copy-${++lastCopy}`;
+  const stop = new AbortController();
+  const signal = AbortSignal.any([options.signal, stop.signal]);
+  let readBytes = 0;
+  let copiedBytes = 0;
+  const report = new ProgressThrottle(() =>
+    options.onProgress?.({
+      copiedBytes,
+      totalBytes: map.dataClusters * map.clusterBytes,
+      storedBytes: stored.storedBytes,
+    }),
+  );
+
+  async function copyOne(segment: PlannedSegment): Promise<void> {
+    const task: CopySegmentTask = {
+      kind: 'copy-segment',
+      copy: name,
+      source: {
+        socketPath: source.socketPath,
+        exportName: source.exportName,
+        virtualSizeBytes: source.virtualSizeBytes,
+      },
+      sink,
+      clusterBytes: map.clusterBytes,
+      compression,
+      runs: segment.runs,
+    };
+    journal.opened(segment.index, segment.readBytes);
+    const copied = await threads.run<CopiedSegment>(task, {
+      signal,
+      onAsk: (question) => space.place((question as PlaceQuestion).sizes).offset,
+      ...(copy.canMultiConn ? {} : { together: name }),
+    });
+    const done = { ...copied, index: segment.index, sha256: Buffer.from(copied.sha256) };
+    journal.segmentStored(done);
+    stored.set(done);
+    readBytes += copied.readBytes;
+    copiedBytes += segment.clusters * map.clusterBytes;
+    report.tick();
+  }
+
+  const segments = planSegments(map);
+  async function copyNext(): Promise<void> {
+    for (const segment of segments) {
+      signal.throwIfAborted();
+      if (stored.has(segment.index)) copiedBytes += segment.clusters * map.clusterBytes;
+      else await copyOne(segment);
+    }
+  }
+  // As many at once as the threads take; with several disks the pool's queue treats them alike.
+  const lanes = Array.from({ length: threads.capacity }, () =>
+    copyNext().catch((error: unknown) => {
+      stop.abort(error);
+      throw error;
+    }),
+  );
+  try {
+    await Promise.allSettled(lanes); // nothing may be in flight when this returns
+    options.signal.throwIfAborted();
+    stop.signal.throwIfAborted();
+  } finally {
+    await threads.release(`${name}/`);
+  }
+  report.end();
+  return readBytes;
+}
+
+/** Writes what the data leaves open: gaps, tables and, last, the header. */
+async function completeFile(
+  options: CopyDiskOptions,
+  copy: { clusterBits: number; map: ChangeMap; stored: StoredSegments; space: FileSpace },
+): Promise<{ storedBytes: number; segments: SegmentSum[] }> {
+  const { clusterBits, map, stored, space } = copy;
+  const { signal, backingFileName } = options;
+  const layout = { clusterBits, virtualSizeBytes: map.virtualSizeBytes };
+  const tailOffset = space.align();
+  const segments = stored.sums();
+  const buffers = new TaskBuffers();
+  const memory = buffers.take(SEGMENT_BYTES);
+  await using sink = await openSink(options.sink);
+  try {
+    for (const gap of space.gaps) {
+      memory.fill(0);
+      for (let done = 0; done < gap.lengthBytes; done += memory.length) {
+        const bytes = memory.subarray(0, Math.min(memory.length, gap.lengthBytes - done));
+        segments.push(await write(sink, gap.offset + done, bytes, signal));
+      }
+    }
+    const tables = encodeTables(layout, mappedClusters(map, stored, backingFileName !== undefined), tailOffset);
+    let at = tailOffset;
+    let filled = 0;
+    const flush = async () => {
+      if (filled > 0) segments.push(await write(sink, at, memory.subarray(0, filled), signal));
+      at += filled;
+      filled = 0;
+    };
+    let cluster = tables.next();
+    for (; cluster.done !== true; cluster = tables.next()) {
+      filled += cluster.value.copy(memory, filled);
+      if (filled === memory.length) await flush();
+    }
+    await flush();
+    const compression = stored.hasCompressed ? 'zstd' : 'none'; // an image without any opens in every QEMU
+    const backing = backingFileName === undefined ? undefined : { fileName: backingFileName, format: 'qcow2' as const };
+    const header = memory.subarray(0, map.clusterBytes);
+    encodeHeader({ ...layout, compression, backing, tables: cluster.value }).copy(header);
+    segments.push(await write(sink, 0, header, signal));
+    return { storedBytes: at, segments: segments.sort((a, b) => a.offset - b.offset) };
+  } finally {
+    buffers.giveBack();
+  }
+}
+
+async function write(sink: BlobSink, offset: number, bytes: Uint8Array, signal: AbortSignal): Promise<SegmentSum> {
+  signal.throwIfAborted();
+  const sha256 = createHash('sha256').update(bytes).digest('hex');
+  await sink.write(offset, bytes);
+  return { offset, lengthBytes: bytes.length, sha256 };
+}
+
+/** What the image says of each changed cluster, in the order of the disk. Zeroes must hide what the parent has there. */
+function* mappedClusters(map: ChangeMap, stored: StoredSegments, isIncremental: boolean): Generator<MappedCluster> {
+  const segments = planSegments(map);
+  const places = (function* () {
+    for (const { index } of segments) {
+      const { offset, sizes } = stored.get(index);
+      const { offsets } = placeClusters(offset, sizes, map.clusterBytes);
+      for (const [i, size] of sizes.entries()) yield { size, offset: offsets[i] ?? 0 };
+    }
+  })();
+  for (const { first, count, state } of map.runs()) {
+    if (state === ZERO) yield { kind: 'zero', guest: first, count };
+    if (state !== DATA) continue;
+    for (let guest = first; guest < first + count; guest++) {
+      const place = places.next();
+      if (place.done === true) throw new Error('fewer clusters are stored than the change map has');
+      const { size, offset } = place.value;
+      if (size === map.clusterBytes) yield { kind: 'plain', guest, offset };
+      else if (size > 0) yield { kind: 'compressed', guest, offset, storedBytes: size };
+      else if (isIncremental) yield { kind: 'zero', guest, count: 1 };
+    }
+  }
+}
