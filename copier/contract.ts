@@ -86,7 +86,8 @@ export interface CopierPool extends AsyncDisposable {
   ): Promise<void>;
 }
 
-export type CopierErrorCode = 'integrity' | 'file-missing' | 'job-lost' | 'journal-mismatch' | 'destination-full';
+export type CopierErrorCode =
+  'integrity' | 'file-missing' | 'job-lost' | 'journal-mismatch' | 'destination-exists' | 'destination-full';
 
 /** `file` names the blob or path. Store errors pass through as BlobStoreError. */
 export class CopierError extends Error {

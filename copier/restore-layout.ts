@@ -1,0 +1,100 @@
+import { ENTRY_BYTES, l1EntriesOf, REFCOUNT_BYTES } from '../qcow2/format.ts';
+import type { Qcow2Layout } from '../qcow2/format.ts';
+import type { MappedCluster } from '../qcow2/tables.ts';
+
+/** Where the guest's bytes go in the destination file. */
+export interface DestinationLayout {
+  /** Offset in the file of a stretch of the guest's disk. Stretches come in guest order. */
+  place(guestOffset: number, lengthBytes: number): number;
+  /** Bytes that the data will take on the destination's file system. */
+  readonly dataBytes: number;
+  /** What all else will take, rounded up. */
+  tableBytes(shape: Qcow2Layout): number;
+  /** Where the data ends in the file. */
+  dataEnd(shape: Qcow2Layout): number;
+}
+
+/** A raw image: each byte at its guest offset; what is never placed stays a hole. */
+export class RawLayout implements DestinationLayout {
+  dataBytes = 0;
+  place(guestOffset: number, lengthBytes: number): number {
+    this.dataBytes += lengthBytes;
+    return guestOffset;
+  }
+  tableBytes(): number {
+    return 0;
+  }
+  dataEnd({ virtualSizeBytes }: Qcow2Layout): number {
+    return virtualSizeBytes;
+  }
+}
+
+/** Also QEMU's own choice for a new image, and the granularity of its dirty bitmaps: larger would blur increments. */
+export const DESTINATION_CLUSTER_BITS = 16;
+export const CLUSTER_BYTES = 2 ** DESTINATION_CLUSTER_BITS;
+
+/** A qcow2 image without compression: after the header the clusters that have data, one after the other, in guest order. */
+export class PlainQcow2Layout implements DestinationLayout {
+  /** Runs of guest clusters with data: first, count, first, count… */
+  readonly #runs: number[] = [];
+  #clusters = 0;
+
+  get dataBytes(): number {
+    return this.#clusters * CLUSTER_BYTES;
+  }
+
+  /** Where the tables go. */
+  get tailOffset(): number {
+    return CLUSTER_BYTES + this.dataBytes;
+  }
+
+  dataEnd(): number {
+    return this.tailOffset;
+  }
+
+  place(guestOffset: number, lengthBytes: number): number {
+    const first = Math.floor(guestOffset / CLUSTER_BYTES);
+    const end = Math.ceil((guestOffset + lengthBytes) / CLUSTER_BYTES);
+    const last = this.#runs.length - 2;
+    const runEnd = last < 0 ? 0 : (this.#runs[last] ?? 0) + (this.#runs[last + 1] ?? 0);
+    // The cluster the last stretch ended in may go on with this one.
+    const continues = last >= 0 && first < runEnd;
+    const rank = continues ? this.#clusters - (runEnd - first) : this.#clusters;
+    const fresh = end - Math.max(first, runEnd);
+    if (fresh > 0) {
+      if (last >= 0 && first <= runEnd) this.#runs[last + 1] = (this.#runs[last + 1] ?? 0) + fresh;
+      else this.#runs.push(first, end - first);
+      this.#clusters += fresh;
+    }
+    return CLUSTER_BYTES + rank * CLUSTER_BYTES + (guestOffset % CLUSTER_BYTES);
+  }
+
+  tableBytes(shape: Qcow2Layout): number {
+    const perTable = CLUSTER_BYTES / ENTRY_BYTES;
+    let tables = 0;
+    let last = -1;
+    for (let run = 0; run < this.#runs.length; run += 2) {
+      const first = this.#runs[run] ?? 0;
+      const from = Math.max(Math.floor(first / perTable), last + 1);
+      last = Math.max(last, Math.floor((first + (this.#runs[run + 1] ?? 0) - 1) / perTable));
+      tables += Math.max(0, last - from + 1);
+    }
+    const l1Clusters = Math.ceil((l1EntriesOf(shape) * ENTRY_BYTES) / CLUSTER_BYTES);
+    const refcountBlocks =
+      1 + Math.ceil(((this.#clusters + tables + l1Clusters) * REFCOUNT_BYTES) / (CLUSTER_BYTES - 64));
+    return (2 + tables + l1Clusters + refcountBlocks + Math.ceil(refcountBlocks / perTable)) * CLUSTER_BYTES;
+  }
+
+  /** What the L2 tables say. */
+  *clusters(): Generator<MappedCluster> {
+    let offset = CLUSTER_BYTES;
+    for (let run = 0; run < this.#runs.length; run += 2) {
+      const first = this.#runs[run] ?? 0;
+      const end = first + (this.#runs[run + 1] ?? 0);
+      for (let guest = first; guest < end; guest += 1) {
+        yield { kind: 'plain', guest, offset };
+        offset += CLUSTER_BYTES;
+      }
+    }
+  }
+}

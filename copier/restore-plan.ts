@@ -1,0 +1,112 @@
+import { chainMap } from '../qcow2/chain-map.ts';
+import type { Stretch } from '../qcow2/chain-map.ts';
+import { Qcow2Error } from '../qcow2/qcow2-error.ts';
+import { openQcow2 } from '../qcow2/reader.ts';
+import type { Qcow2Reader } from '../qcow2/reader.ts';
+import type { BlobSource } from '../repository/blob-store.ts';
+import { nameOfKey } from '../repository/layout.ts';
+import { altered, checkSegments, checkSize, openStored, segmentAt } from './chain-source.ts';
+import type { ChainFile, RestoreDiskOptions } from './contract.ts';
+import type { DestinationLayout } from './restore-layout.ts';
+import { PieceList } from './restore-pieces.ts';
+import { VerifiedBytes } from './verified-bytes.ts';
+
+/** What is to be done with one file of a chain. */
+export interface PlannedFile {
+  file: ChainFile;
+  clusterBytes: number;
+  compression: 'deflate' | 'zstd';
+  pieces: PieceList;
+  /** Segments that were read, hashed and parsed already: those with the tables. */
+  verified: ReadonlySet<number>;
+}
+
+/**
+ * Decides which stored bytes go where before the first one is written. Sizes, headers and tables are proved by the
+ * sums before they are believed; the files must name each other as the chain does.
+ * @throws CopierError `integrity`, `file-missing`; BlobStoreError
+ */
+export async function planRestore(
+  { chain, virtualSizeBytes, signal }: Pick<RestoreDiskOptions, 'chain' | 'virtualSizeBytes' | 'signal'>,
+  layout: DestinationLayout,
+): Promise<PlannedFile[]> {
+  await using opened = new AsyncDisposableStack();
+  const sources: BlobSource[] = [];
+  for (const file of chain) {
+    checkSegments(file);
+    const source = opened.use(await openStored(file.source));
+    await checkSize(source, file);
+    sources.push(source);
+  }
+  const bytes = chain.map((file, index) => new VerifiedBytes(file, sources[index] as BlobSource, signal));
+  const naming = async <T>(index: number, work: () => Promise<T>): Promise<T> => {
+    try {
+      return await work();
+    } catch (error) {
+      if (!(error instanceof Qcow2Error)) throw error;
+      throw altered(chain[index]?.source.blobKey ?? '', error.message, error);
+    }
+  };
+  const readers: Qcow2Reader[] = [];
+  for (const [index, each] of bytes.entries()) readers.push(await naming(index, () => openQcow2(each)));
+  checkChain(chain, readers, virtualSizeBytes);
+
+  const planned = chain.map((file, index) => ({
+    file,
+    clusterBytes: readers[index]?.header.clusterBytes ?? 0,
+    compression: readers[index]?.header.compression ?? 'zstd',
+    pieces: new PieceList(),
+    verified: bytes[index]?.verified ?? new Set<number>(),
+  }));
+  const hints = chain.map(() => 0);
+  for await (const stretches of chainMap(readers, naming)) {
+    signal.throwIfAborted();
+    for (const stretch of stretches) {
+      const target = planned[stretch.file];
+      if (!target) continue;
+      const destinationOffset = layout.place(stretch.guestOffset, stretch.lengthBytes);
+      hints[stretch.file] = addPieces(target, stretch, destinationOffset, hints[stretch.file] ?? 0);
+    }
+  }
+  return planned;
+}
+
+/** The files must be the chain they are said to be: each names the one before, the last has the disk's size. */
+function checkChain(chain: readonly ChainFile[], readers: readonly Qcow2Reader[], virtualSizeBytes: number): void {
+  for (const [index, { header }] of readers.entries()) {
+    const blobKey = chain[index]?.source.blobKey ?? '';
+    const below = chain[index - 1];
+    const parent = below ? nameOfKey(below.source.blobKey) : undefined;
+    if (header.backingFile !== parent) {
+      const [named, expected] = [header.backingFile ?? 'none', parent ?? 'none'];
+      throw altered(blobKey, `its header names the backing file ${named}, the manifest ${expected}`);
+    }
+    if (index === readers.length - 1 && header.virtualSizeBytes !== virtualSizeBytes) {
+      throw altered(blobKey, `its disk has ${header.virtualSizeBytes} bytes, the manifest says ${virtualSizeBytes}`);
+    }
+  }
+}
+
+/** A plain stretch is cut where a segment ends; a compressed cluster belongs to the segment it begins in. */
+function addPieces({ file, pieces }: PlannedFile, stretch: Stretch, destinationOffset: number, hint: number): number {
+  const { hostOffset, storedBytes: compressedBytes, innerOffset, lengthBytes, kind } = stretch;
+  let index = segmentAt(file.segments, hostOffset, hint);
+  if (kind === 'compressed') {
+    pieces.add(index, { hostOffset, compressedBytes, innerOffset, lengthBytes, destinationOffset });
+    return index;
+  }
+  for (let done = 0; done < lengthBytes; index += 1) {
+    const segment = file.segments[index];
+    if (!segment) throw new RangeError(`no segment ${index}`); // the reader has checked that the stretch is in the file
+    const partBytes = Math.min(lengthBytes - done, segment.offset + segment.lengthBytes - hostOffset - done);
+    pieces.add(index, {
+      hostOffset: hostOffset + done,
+      compressedBytes: 0,
+      innerOffset: 0,
+      lengthBytes: partBytes,
+      destinationOffset: destinationOffset + done,
+    });
+    done += partBytes;
+  }
+  return index - 1;
+}
