@@ -23,6 +23,7 @@ export const backupQueries = (database: Database): BackupQueries => {
         query = query.where((where) => where.or([where('vm_uuid', '=', vm.toLowerCase()), where('vm_name', '=', vm)]));
       }
       if (repository !== undefined) query = query.where('repository', '=', repository);
+      if (states?.length === 0) return []; // `in ()` is no SQL
       if (states !== undefined) query = query.where('state', 'in', states);
       else if (!all) query = query.where('state', 'not in', HIDDEN);
       if (limit !== undefined) query = query.limit(limit);
@@ -147,6 +148,7 @@ export const backupQueries = (database: Database): BackupQueries => {
     },
 
     async setState(id, state, expected) {
+      if (expected?.length === 0) return false;
       let query = db.updateTable('backups').set({ state }).where('id', '=', id).returning('id');
       if (expected !== undefined) query = query.where('state', 'in', expected);
       return (await query.execute()).length > 0;

@@ -17,7 +17,7 @@ export const checkpointQueries = (database: Database): CheckpointQueries => ({
 
   async put({ vmUuid, backupId, state, xml }) {
     await oneAtATime(database, 'backups', async (trx) => {
-      if (state === 'current') await retireOthers(trx, vmUuid, backupId);
+      if (state === 'current') await retire(trx, vmUuid, await repositoryOf(trx, backupId));
       await trx
         .insertInto('checkpoints')
         .values({ vm_uuid: vmUuid, backup_id: backupId, state, xml })
@@ -42,7 +42,7 @@ export const checkpointQueries = (database: Database): CheckpointQueries => ({
       }
       // A late second attempt must not put an older checkpoint back in front of the one promoted since.
       if (checkpoint.state !== 'pending') return;
-      await retireOthers(trx, vmUuid, backupId);
+      await retire(trx, vmUuid, await repositoryOf(trx, backupId));
       await trx
         .updateTable('checkpoints')
         .set({ state: 'current' })
@@ -50,6 +50,10 @@ export const checkpointQueries = (database: Database): CheckpointQueries => ({
         .where('backup_id', '=', backupId)
         .execute();
     });
+  },
+
+  async retire(vmUuid, repository) {
+    await oneAtATime(database, 'backups', (trx) => retire(trx, vmUuid, repository));
   },
 
   async remove(vmUuid, backupId) {
@@ -61,12 +65,27 @@ export const checkpointQueries = (database: Database): CheckpointQueries => ({
   },
 });
 
-async function retireOthers(trx: Transaction<Tables>, vmUuid: string, backupId: string): Promise<void> {
-  await trx
-    .updateTable('checkpoints')
-    .set({ state: 'retired' })
-    .where('vm_uuid', '=', vmUuid)
-    .where('backup_id', '!=', backupId)
-    .where('state', '=', 'current')
+/** A VM may be backed up to several repositories: each has a chain, and so a parent, of its own. */
+async function retire(trx: Transaction<Tables>, vmUuid: string, repository: string | undefined): Promise<void> {
+  const current = await trx
+    .selectFrom('checkpoints')
+    .leftJoin('backups', 'backups.id', 'checkpoints.backup_id')
+    .select(['checkpoints.backup_id', 'backups.repository'])
+    .where('checkpoints.vm_uuid', '=', vmUuid)
+    .where('checkpoints.state', '=', 'current')
     .execute();
+  for (const former of current) {
+    if ((former.repository ?? undefined) !== repository) continue;
+    await trx
+      .updateTable('checkpoints')
+      .set({ state: 'retired' })
+      .where('vm_uuid', '=', vmUuid)
+      .where('backup_id', '=', former.backup_id)
+      .execute();
+  }
+}
+
+async function repositoryOf(trx: Transaction<Tables>, backupId: string): Promise<string | undefined> {
+  const backup = await trx.selectFrom('backups').select('repository').where('id', '=', backupId).executeTakeFirst();
+  return backup?.repository;
 }

@@ -48,6 +48,11 @@ export interface VmQueries {
   recordInventory(host: string, sightings: VmSighting[], seenAt: string): Promise<void>;
   /** The same for one VM of one host; the host's other VMs stay as they are. */
   recordSighting(sighting: VmSighting, seenAt: string): Promise<void>;
+  /**
+   * What a host answered when it was asked for one VM, by name or UUID: the sightings are taken over, and sightings of
+   * this host under that name or UUID that are not among them go.
+   */
+  recordAnswer(host: string, nameOrUuid: string, sightings: VmSighting[], seenAt: string): Promise<void>;
   /** Hosts whose last inventory had the VM. */
   sightings(uuid: string): Promise<VmSighting[]>;
   setState(uuid: string, state: VmState, error?: string | null): Promise<void>;
@@ -131,8 +136,10 @@ export interface CheckpointRecord {
 export interface CheckpointQueries {
   list(vmUuid: string): Promise<CheckpointRecord[]>;
   put(record: CheckpointRecord): Promise<void>;
-  /** Makes it `current` and the former ones `retired`. */
+  /** Makes it `current` and the former one of the same repository `retired`. */
   promote(vmUuid: string, backupId: string): Promise<void>;
+  /** The chain in that repository is over: its `current` checkpoint becomes `retired`. */
+  retire(vmUuid: string, repository: string): Promise<void>;
   remove(vmUuid: string, backupId: string): Promise<void>;
 }
 

@@ -21,6 +21,7 @@ import { vmQueries } from './vms.ts';
 
 const BUSY_TIMEOUT_MS = 5_000;
 const CONNECT_TIMEOUT_MS = 10_000;
+const STALLED_TIMEOUT_MS = 30_000;
 
 /**
  * Opens the catalog, makes it if it is not there, and brings its tables up to date; any number of processes may do so
@@ -28,13 +29,7 @@ const CONNECT_TIMEOUT_MS = 10_000;
  * password may also come from PGPASSWORD or ~/.pgpass. No error names the password.
  */
 export async function openCatalog(url: string): Promise<Catalog> {
-  const database = url.startsWith('sqlite:') ? await openSqlite(url.slice('sqlite:'.length)) : openPostgres(url);
-  try {
-    await migrate(database);
-  } catch (error) {
-    await database.db.destroy();
-    throw error;
-  }
+  const database = await openDatabase(url);
   return {
     hosts: hostQueries(database),
     vms: vmQueries(database),
@@ -46,6 +41,18 @@ export async function openCatalog(url: string): Promise<Catalog> {
     events: eventQueries(database),
     [Symbol.asyncDispose]: () => database.db.destroy(),
   };
+}
+
+/** The tables themselves, opened and brought up to date in the same way. The caller calls `db.destroy()`. */
+export async function openDatabase(url: string): Promise<Database> {
+  const database = url.startsWith('sqlite:') ? await openSqlite(url.slice('sqlite:'.length)) : openPostgres(url);
+  try {
+    await migrate(database);
+    return database;
+  } catch (error) {
+    await database.db.destroy();
+    throw error;
+  }
 }
 
 async function openSqlite(path: string): Promise<Database> {
@@ -88,6 +95,8 @@ function openPostgres(url: string): Database {
     application_name: 'holdfast',
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     keepAlive: true,
+    // A process cut off in the middle of a transaction must not hold the others up for as long as TCP believes in it.
+    idle_in_transaction_session_timeout: STALLED_TIMEOUT_MS,
     types: { getTypeParser: wholeNumbersAsNumbers },
   });
   // A connection that breaks while idle has left the pool already; unheard, the event would end the process.

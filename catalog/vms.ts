@@ -51,6 +51,22 @@ export const vmQueries = (database: Database): VmQueries => ({
     });
   },
 
+  async recordAnswer(host, nameOrUuid, sightings, seenAt) {
+    const time = new Date(seenAt).toISOString();
+    await oneAtATime(database, 'vms', async (trx) => {
+      const gone = await trx
+        .deleteFrom('sightings')
+        .where('host', '=', host)
+        .where((where) => where.or([where('uuid', '=', nameOrUuid.toLowerCase()), where('name', '=', nameOrUuid)]))
+        .where('seen_at', '<=', time)
+        .returning('uuid')
+        .execute();
+      await noteSightings(trx, host, sightings, time);
+      const touched = new Set([...gone, ...sightings].map(({ uuid }) => uuid));
+      for (const uuids of batches([...touched], 500)) await settle(trx, uuids);
+    });
+  },
+
   async sightings(uuid) {
     const rows = await database.db
       .selectFrom('sightings')

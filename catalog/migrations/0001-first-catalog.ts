@@ -153,14 +153,6 @@ export const firstCatalog = (engine: Engine): Migration => ({
       .addPrimaryKeyConstraint('checkpoints_key', ['vm_uuid', 'backup_id'])
       .execute();
     await db.schema
-      .createIndex('checkpoints_one_current')
-      .unique()
-      .on('checkpoints')
-      .column('vm_uuid')
-      .where(sql.ref('state'), '=', sql.lit('current'))
-      .execute();
-
-    await db.schema
       .createTable('admissions')
       .addColumn('operation_id', text, (column) => column.primaryKey().notNull())
       .addColumn('operation', text, (column) => column.notNull())
