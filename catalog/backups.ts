@@ -93,7 +93,19 @@ export const backupQueries = (database: Database): BackupQueries => {
             failure_type: null,
             failure_message: null,
           })
-          .onConflict((conflict) => conflict.column('id').doNothing())
+          // Planned again by the same run: what the first plan said of it is void.
+          .onConflict((conflict) =>
+            conflict
+              .column('id')
+              .doUpdateSet({
+                type: backup.type,
+                parent_id: backup.parentId,
+                chain_id: backup.chainId,
+                position: backup.position,
+                end_of_chain: Number(backup.endOfChain),
+              })
+              .where('backups.state', '=', 'BackingUp'),
+          )
           .execute();
       });
     },

@@ -95,7 +95,7 @@ export interface BackupQueries {
   find(id: string): Promise<BackupRecord | undefined>;
   /** The id, or a unique beginning of at least 4 characters. */
   findByIdPrefix(prefix: string): Promise<BackupRecord[]>;
-  /** In state `BackingUp`. Again with the same id: no change. Opens the chain when `position` is 1. */
+  /** In state `BackingUp`. Again with the same id: planned anew, as long as it is in that state. Opens the chain when `position` is 1. */
   create(backup: NewBackup): Promise<void>;
   /** `BackingUp` → `BackedUp`, with its disks; ends the chain when `endOfChain`. Again: no change. */
   complete(completed: CompletedBackup): Promise<void>;

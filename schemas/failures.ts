@@ -12,6 +12,9 @@ export const FAILURES = {
   VmDefinitionInvalid: { retryable: false },
   HostNotFound: { retryable: false },
   HostUnreachable: { retryable: true }, // libvirtd does not answer; it may be restarting
+  HostRefused: { retryable: false }, // libvirt does not let us in, or the host is not who it should be
+  HypervisorError: { retryable: true }, // libvirt answered with an error that none of the others names
+  NbdConnectionLost: { retryable: true }, // the job goes on, only the connection broke
   HostUnsupported: { retryable: false }, // libvirt or QEMU too old for what was asked
   DomainBusy: { retryable: true }, // another job runs on the domain
   CheckpointLost: { retryable: false }, // the workflow copies the disk in full
@@ -24,6 +27,7 @@ export const FAILURES = {
   RepositoryRequired: { retryable: false },
   RepositoryUnavailable: { retryable: true }, // gone, read-only, or an I/O error; it may come back
   RepositoryFull: { retryable: false },
+  RepositoryReadOnly: { retryable: false },
   RepositoryForeign: { retryable: false },
   IntegrityMismatch: { retryable: false },
   BackupFileMissing: { retryable: false },
@@ -32,6 +36,8 @@ export const FAILURES = {
   DestinationFull: { retryable: false },
   TimeLimitReached: { retryable: false },
   OfferingNotFound: { retryable: false },
+  TemporalUnreachable: { retryable: true },
+  JobNotFound: { retryable: false },
 } as const satisfies Record<string, { retryable: boolean }>;
 
 export type FailureType = keyof typeof FAILURES;

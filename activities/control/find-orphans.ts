@@ -1,0 +1,50 @@
+import type { ReclaimOrphansRequest } from '../../schemas/requests.ts';
+import type { ControlDependencies } from './dependencies.ts';
+
+/** What belongs to no run known at all may belong to one that has only begun. */
+const DEFAULT_GRACE_SECONDS = 3600;
+
+export interface Orphans {
+  /** Backups that are noted as being taken though their run has ended. */
+  backups: { backupId: string; host: string; vmUuid: string; description: string }[];
+  /** Admissions of runs that have ended. */
+  leases: { operationId: string; description: string }[];
+  hosts: string[];
+  /** Operations that go on: nothing of theirs is touched. */
+  keep: string[];
+  graceSeconds: number;
+}
+
+export const createFindOrphans = ({ catalog, runs }: ControlDependencies) => ({
+  /** Compares what the catalog notes as going on with the runs that Temporal says go on. */
+  async findOrphans(asked: ReclaimOrphansRequest): Promise<Orphans> {
+    const keep: string[] = [];
+    const leases: Orphans['leases'] = [];
+    for (const lease of await catalog.admissions.list()) {
+      if (await runs.isRunning(lease.workflowId, lease.runId)) keep.push(lease.operationId);
+      else leases.push({ operationId: lease.operationId, description: `admission of ended run ${lease.workflowId}` });
+    }
+    const backups: Orphans['backups'] = [];
+    for (const { backup, workflowId, runId } of await catalog.backups.unfinished()) {
+      if (asked.host !== undefined && backup.host !== asked.host) continue;
+      if (await runs.isRunning(workflowId, runId)) {
+        keep.push(backup.id);
+        continue;
+      }
+      backups.push({
+        backupId: backup.id,
+        host: backup.host,
+        vmUuid: backup.vm.uuid,
+        description: `backup ${backup.id} of VM ${backup.vm.name}: its run ${workflowId} has ended`,
+      });
+    }
+    const hosts = (await catalog.hosts.list()).map(({ name }) => name);
+    return {
+      backups,
+      leases,
+      hosts: asked.host === undefined ? hosts : hosts.filter((name) => name === asked.host),
+      keep,
+      graceSeconds: asked.graceSeconds ?? DEFAULT_GRACE_SECONDS,
+    };
+  },
+});

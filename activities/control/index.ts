@@ -1,0 +1,20 @@
+import { createAdmission } from './admission.ts';
+import { createCommitBackup } from './commit-backup.ts';
+import type { ControlDependencies } from './dependencies.ts';
+import { createFindOrphans } from './find-orphans.ts';
+import { createFindVm } from './find-vm.ts';
+import { createPlanBackup } from './plan-backup.ts';
+import { createResolveTarget } from './resolve-target.ts';
+import { createRestore } from './restore.ts';
+
+/** Steps that need the catalog, on the queue `control`. */
+export const createControlActivities = (dependencies: ControlDependencies) => ({
+  ...createFindVm(dependencies),
+  ...createResolveTarget(dependencies),
+  ...createAdmission(dependencies),
+  ...createPlanBackup(dependencies),
+  ...createCommitBackup(dependencies),
+  ...createRestore(dependencies),
+  ...createFindOrphans(dependencies),
+});
+export type ControlActivities = ReturnType<typeof createControlActivities>;

@@ -1,0 +1,135 @@
+import type { BackupRecord } from '../../catalog/contract.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
+import type { BackupPlan, BackupTarget, VmFacts } from '../../schemas/plan.ts';
+import type { TakeBackupRequest } from '../../schemas/requests.ts';
+import type { FullReason } from '../../schemas/states.ts';
+import type { ControlDependencies } from './dependencies.ts';
+import { planDisks } from './plan-disks.ts';
+import { whyChainEnds, whyNoChain } from './plan-chain.ts';
+
+export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
+  /** Every file that an increment on the VM's current backup would build on. */
+  async parentFiles({ vm, repository }: BackupTarget): Promise<{ key: string; storedBytes: number }[]> {
+    const current = await catalog.backups.current(vm.uuid, repository.name);
+    if (current === undefined) return [];
+    const ancestry = await catalog.backups.ancestry(current.backup.id);
+    const needed = new Map<string, number>();
+    for (const { disks } of ancestry) for (const { file, storedBytes } of disks) needed.set(file, storedBytes);
+    return [...needed].map(([key, storedBytes]) => ({ key, storedBytes }));
+  },
+
+  /**
+   * Decides what the backup will be: full or incremental, disk by disk, and its place in the chain; and notes it in the
+   * catalog as `BackingUp`. With `checkpointLost` the parent's checkpoint proved useless when the backup was to begin.
+   * @throws VmNotRunning, NothingToBackUp
+   */
+  async planBackup(
+    backupId: string,
+    asked: TakeBackupRequest,
+    target: BackupTarget,
+    facts: VmFacts,
+    checkpointLost: boolean,
+    run: { workflowId: string; runId: string },
+  ): Promise<BackupPlan> {
+    const { vm, repository } = target;
+    if (facts.power === 'shutoff') {
+      throw new HoldfastError(
+        'VmNotRunning',
+        `VM ${vm.name} does not run on host ${target.host}; start it, then try again`,
+      );
+    }
+    const isolated = asked.isolated ?? false;
+    const lastChain = await catalog.backups.lastChain(vm.uuid, repository.name);
+    const current = await catalog.backups.current(vm.uuid, repository.name);
+    const ends = whyChainEnds({ asked, isolated, current, chainSize: target.chainSize });
+    const parent = ends === undefined ? current : undefined;
+    const { disks, skippedDisks } = planDisks({
+      facts,
+      excludeDisks: target.excludeDisks,
+      parent,
+      chainReason: ends ?? whyNoChain(lastChain),
+      knownNumbers: await catalog.backups.diskNumbers(vm.uuid),
+      forcedFull: new Map<string, FullReason>(
+        checkpointLost ? facts.disks.map((disk) => [disk.target, 'checkpoint-lost'] as const) : [],
+      ),
+    });
+    if (disks.length === 0) {
+      const skipped = skippedDisks.map((disk) => `${disk.target} (${disk.reason})`).join(', ');
+      throw new HoldfastError(
+        'NothingToBackUp',
+        `VM ${vm.name} has no disk to back up${skipped === '' ? '' : `: ${skipped}`}`,
+      );
+    }
+    const incremental = disks.some(({ type }) => type === 'incremental');
+    const chain = placeInChain({ backupId, isolated, incremental, parent, chainSize: target.chainSize });
+    await catalog.backups.create({
+      id: backupId,
+      vmUuid: vm.uuid,
+      vmName: vm.name,
+      type: incremental ? 'incremental' : 'full',
+      ...chain,
+      isolated,
+      host: target.host,
+      repository: repository.name,
+      compression: target.compression,
+      ...run,
+    });
+    const checkpoint = !isolated && !chain.endOfChain && disks.some(({ holdsBitmap }) => holdsBitmap);
+    const known = await catalog.checkpoints.list(vm.uuid);
+    if (checkpoint) await catalog.checkpoints.put({ vmUuid: vm.uuid, backupId, state: 'pending', xml: null });
+    // A note of what went wrong before stays until a backup succeeds.
+    await catalog.vms.setState(vm.uuid, 'BackingUp', (await catalog.vms.find(vm.uuid))?.error ?? null);
+    return {
+      backupId,
+      target,
+      type: incremental ? 'incremental' : 'full',
+      isolated,
+      ...chain,
+      disks,
+      skippedDisks,
+      checkpoint,
+      // The VM is ours alone now: a pending checkpoint that is not of this backup is of a run that ended by force.
+      staleCheckpoints: known
+        .filter(({ state, backupId: owner }) => owner !== backupId && state !== 'current')
+        .map(({ backupId: owner }) => owner),
+      requestedBy: asked.requestedBy ?? null,
+    };
+  },
+
+  /** Backups whose checkpoints are on the VM though nothing will build on them. */
+  async staleCheckpoints(vmUuid: string): Promise<string[]> {
+    const known = await catalog.checkpoints.list(vmUuid);
+    return known.filter(({ state }) => state === 'retired').map(({ backupId }) => backupId);
+  },
+
+  async checkpointsRemoved(vmUuid: string, backupIds: string[]): Promise<void> {
+    for (const backupId of backupIds) await catalog.checkpoints.remove(vmUuid, backupId);
+  },
+});
+
+/** A chain bears the id of its full. */
+interface ChainPlace {
+  parentId: string | null;
+  chainId: string | null;
+  position: number | null;
+  endOfChain: boolean;
+}
+
+function placeInChain(input: {
+  backupId: string;
+  isolated: boolean;
+  incremental: boolean;
+  parent: BackupRecord | undefined;
+  chainSize: number;
+}): ChainPlace {
+  const { backupId, isolated, incremental, parent, chainSize } = input;
+  if (isolated) return { parentId: null, chainId: null, position: null, endOfChain: false };
+  const continues = incremental && parent !== undefined;
+  const position = continues ? (parent.backup.position ?? 1) + 1 : 1;
+  return {
+    parentId: continues ? parent.backup.id : null,
+    chainId: continues ? parent.backup.chainId : backupId,
+    position,
+    endOfChain: chainSize >= 1 && position >= chainSize,
+  };
+}

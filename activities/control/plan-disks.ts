@@ -1,0 +1,95 @@
+import type { BackupRecord } from '../../catalog/contract.ts';
+import { checkpointName } from '../../schemas/names.ts';
+import type { DiskFacts, PlannedDisk, VmFacts } from '../../schemas/plan.ts';
+import type { FullReason } from '../../schemas/states.ts';
+
+export interface DiskPlanInput {
+  facts: VmFacts;
+  excludeDisks: string[];
+  /** The newest backup of the open chain; undefined when the backup starts a chain or stands alone. */
+  parent: BackupRecord | undefined;
+  /** Why there is no parent; ignored when there is one. */
+  chainReason: FullReason;
+  /** Numbers that disks of this VM had before, by target. */
+  knownNumbers: ReadonlyMap<string, number>;
+  /** Disks that a step found in doubt after planning. */
+  forcedFull: ReadonlyMap<string, FullReason>;
+}
+
+export interface DiskPlan {
+  disks: PlannedDisk[];
+  skippedDisks: { target: string; reason: string }[];
+}
+
+/** Formats whose images keep dirty bitmaps across a restart of QEMU. */
+const BITMAP_FORMATS = new Set(['qcow2']);
+
+/** Decides for every disk of a VM whether it is skipped, copied in full and why, or copied as an increment. */
+export function planDisks(input: DiskPlanInput): DiskPlan {
+  const disks: PlannedDisk[] = [];
+  const skippedDisks: DiskPlan['skippedDisks'] = [];
+  const usedNumbers = new Set(input.knownNumbers.values());
+  for (const disk of input.facts.disks) {
+    const skipReason = whySkipped(disk, input.excludeDisks);
+    if (skipReason !== undefined) {
+      skippedDisks.push({ target: disk.target, reason: skipReason });
+      continue;
+    }
+    const number = input.knownNumbers.get(disk.target) ?? firstFree(usedNumbers);
+    usedNumbers.add(number);
+    const fullReason = whyFull(disk, input);
+    disks.push({
+      target: disk.target,
+      number,
+      serial: disk.serial,
+      sourcePath: disk.sourcePath,
+      sourceFormat: disk.format,
+      virtualSizeBytes: disk.virtualSizeBytes ?? 0,
+      type: fullReason === null ? 'incremental' : 'full',
+      fullReason,
+      parentFile: fullReason === null ? (parentDisk(disk, input.parent)?.file ?? null) : null,
+      holdsBitmap: BITMAP_FORMATS.has(disk.format),
+    });
+  }
+  return { disks, skippedDisks };
+}
+
+function whySkipped(disk: DiskFacts, excludeDisks: string[]): string | undefined {
+  if (disk.device === 'cdrom' || disk.device === 'floppy') return disk.device;
+  if (disk.virtualSizeBytes === null) return 'empty drive';
+  if (excludeDisks.includes(disk.target)) return 'excluded';
+  if (disk.device === 'lun') return 'passed-through LUN';
+  return undefined;
+}
+
+function parentDisk(disk: DiskFacts, parent: BackupRecord | undefined) {
+  return parent?.disks.find(({ target }) => target === disk.target);
+}
+
+/** null = an increment is provably right. */
+function whyFull(disk: DiskFacts, { parent, chainReason, facts, forcedFull }: DiskPlanInput): FullReason | null {
+  if (!BITMAP_FORMATS.has(disk.format)) return 'format-without-bitmaps';
+  if (parent === undefined) return chainReason;
+  const forced = forcedFull.get(disk.target);
+  if (forced !== undefined) return forced;
+  const before = parentDisk(disk, parent);
+  if (before === undefined) return 'disk-added';
+  if (before.serial !== disk.serial) return 'disk-replaced';
+  if (before.virtualSizeBytes !== disk.virtualSizeBytes) return 'disk-resized';
+  const problem = facts.parentProblems.find(({ file }) => sameDisk(file, before.file));
+  if (problem !== undefined) return problem.problem === 'missing' ? 'parent-missing' : 'parent-damaged';
+  const bitmap = disk.bitmaps.find(({ name }) => name === checkpointName(parent.backup.id));
+  if (bitmap === undefined) return before.sourcePath === disk.sourcePath ? 'checkpoint-lost' : 'disk-replaced';
+  if (bitmap.inconsistent || !bitmap.recording) return 'bitmap-inconsistent';
+  return null;
+}
+
+/** A chain's files of one disk share their folder, so a problem with any of them concerns the disk. */
+const sameDisk = (file: string, other: string): boolean =>
+  file.slice(0, file.lastIndexOf('/')) === other.slice(0, other.lastIndexOf('/'));
+
+function firstFree(used: ReadonlySet<number>): number {
+  let number = 0;
+  while (used.has(number)) number += 1;
+  return number;
+}

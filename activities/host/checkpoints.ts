@@ -1,0 +1,49 @@
+import { isLibvirtError, LIBVIRT_ERRORS, LibvirtError } from '../../libvirt/errors.ts';
+import type { Domain, Libvirt } from '../../libvirt/libvirt.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
+import { checkpointName } from '../../schemas/names.ts';
+
+/**
+ * Removes the checkpoint of a backup with its bitmaps; where the bitmap is gone, its record alone. Nothing to do when
+ * it is not there.
+ */
+export async function removeCheckpoint(
+  libvirt: Libvirt,
+  domain: Domain,
+  backupId: string,
+  options: { signal: AbortSignal },
+): Promise<void> {
+  const name = checkpointName(backupId);
+  if (!(await libvirt.checkpointLookup(domain, name, options))) return;
+  try {
+    await libvirt.checkpointDelete(domain, name, {}, options);
+  } catch (error) {
+    if (isLibvirtError(error, LIBVIRT_ERRORS.NO_DOMAIN_CHECKPOINT)) return;
+    if (!(error instanceof LibvirtError) || isLibvirtError(error, LIBVIRT_ERRORS.OPERATION_TIMEOUT)) throw error;
+    await libvirt.checkpointDelete(domain, name, { metadataOnly: true }, options);
+  }
+}
+
+/**
+ * Brings a checkpoint's record back from its kept XML: the bitmap came along with the image when the VM was migrated or
+ * defined anew, the record did not. libvirt compares it with the bitmap.
+ * @throws HoldfastError CheckpointLost when the bitmap is not good
+ */
+export async function redefineCheckpoint(
+  libvirt: Libvirt,
+  domain: Domain,
+  xml: string,
+  options: { signal: AbortSignal },
+): Promise<void> {
+  try {
+    await libvirt.checkpointCreate(domain, xml, { redefine: true }, options);
+    await libvirt.checkpointCreate(domain, xml, { redefine: true, redefineValidate: true }, options);
+  } catch (error) {
+    if (!(error instanceof LibvirtError)) throw error;
+    throw new HoldfastError(
+      'CheckpointLost',
+      `VM ${domain.name}: the checkpoint of its last backup cannot be taken up again (${error.message}); copying in full`,
+      { cause: error },
+    );
+  }
+}

@@ -1,0 +1,131 @@
+import { Context } from '@temporalio/activity';
+import { CopierError } from '../../copier/contract.ts';
+import { BlobStoreError, type BlobStore, type BlobUpload } from '../../repository/blob-store.ts';
+import { openRepository } from '../../repository/identity.ts';
+import { nameOfKey } from '../../repository/layout.ts';
+import { writeSums } from '../../repository/sums.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
+import type { BackupPlan, CopiedDisk, CopyHeartbeat, DiskExport } from '../../schemas/plan.ts';
+import { cancellationSignal } from '../cancellation.ts';
+import { runningBackupJob } from './backup-job.ts';
+import type { Draft } from './capture-store.ts';
+import type { HostDependencies } from './dependencies.ts';
+import { domainOf } from './domain.ts';
+
+/** What a file needs beyond its data: tables, sums, and room for the manifest. */
+const SPACE_MARGIN_BYTES = 16 * 1024 * 1024;
+
+/** Names the copies of a backup for the fence. */
+export const copyFence = (backupId: string, target: string): string => `copy ${backupId} ${target}`;
+
+export const createCopyDisk = (dependencies: HostDependencies) => {
+  const { host, libvirt, copier, openStore, captures, fence, state } = dependencies;
+
+  return {
+    /**
+     * Copies the changed extents of one disk into its file in the repository, which no manifest names yet.
+     * Repeatable: a new attempt goes on after the last segment the file holds.
+     * @throws BackupJobLost, RepositoryUnavailable, RepositoryFull, RepositoryReadOnly
+     */
+    async copyDisk(plan: BackupPlan, disk: DiskExport): Promise<CopiedDisk> {
+      const context = Context.current();
+      const planned = plan.disks.find(({ target }) => target === disk.target);
+      if (planned === undefined) throw new HoldfastError('InvalidRequest', `disk ${disk.target} is not in the plan`);
+      return await fence.run(copyFence(plan.backupId, disk.target), cancellationSignal(), async (signal) => {
+        const heartbeat: CopyHeartbeat = { target: disk.target, copiedBytes: 0, totalBytes: 0, storedBytes: 0 };
+        const pulse = setInterval(() => context.heartbeat(heartbeat), 1000);
+        try {
+          const store = openStore(plan.target.repository.location);
+          await openRepository(store, plan.target.repository.id);
+          const { upload, copied } = await openDraft(store, plan, disk);
+          if (copied !== null) {
+            await upload?.finish(copied.storedBytes);
+            return copied;
+          }
+          const result = await copier.copyDisk({
+            source: { ...disk, virtualSizeBytes: planned.virtualSizeBytes },
+            ...(planned.parentFile === null ? {} : { backingFileName: nameOfKey(planned.parentFile) }),
+            compression: plan.target.compression,
+            sink: upload.sink,
+            journalPath: captures.journalPath(plan.backupId, disk.target),
+            signal,
+            onPlanned: ({ expectedStoredBytes }) => requireSpace(store, plan, disk, expectedStoredBytes),
+            onProgress: (progress) => void Object.assign(heartbeat, progress),
+          });
+          const done: CopiedDisk = {
+            target: disk.target,
+            file: disk.file,
+            changedBytes: result.changedBytes,
+            readBytes: result.readBytes,
+            storedBytes: result.storedBytes,
+            clusterBytes: result.clusterBytes,
+            sums: await writeSums(store, disk.file, result.segments),
+            attempts: context.info.attempt,
+          };
+          await captures.writeDraft(plan.backupId, disk.target, { key: disk.file, token: upload.token, copied: done });
+          await upload.finish(result.storedBytes);
+          return done;
+        } catch (error) {
+          signal.throwIfAborted();
+          throw await explained(error, plan, disk);
+        } finally {
+          clearInterval(pulse);
+        }
+      });
+    },
+  };
+
+  /** The file to write to: a new one, or the one an earlier attempt began. `copied` when only its end is missing. */
+  async function openDraft(
+    store: BlobStore,
+    plan: BackupPlan,
+    { target, file }: DiskExport,
+  ): Promise<{ upload: BlobUpload; copied: null } | { upload: BlobUpload | undefined; copied: CopiedDisk }> {
+    if ((await captures.read(plan.backupId))?.begun == null) {
+      throw new HoldfastError(
+        'BackupJobLost',
+        `disk ${target} of ${plan.target.vm.name}: host ${host} keeps no notes of it`,
+      );
+    }
+    const draft: Draft | undefined = await captures.readDraft(plan.backupId, target);
+    const upload = draft === undefined ? undefined : await store.resumeUpload(draft.key, draft.token);
+    if (draft?.copied != null) return { upload, copied: draft.copied };
+    if (upload !== undefined) return { upload, copied: null };
+    const created = await store.createUpload(file, { expectedBytes: 0 }).catch(async (error: unknown) => {
+      if (!(error instanceof BlobStoreError) || error.code !== 'exists') throw error;
+      await store.deleteBlob(file); // begun by an attempt that was killed before it noted its token; no manifest names it
+      return await store.createUpload(file, { expectedBytes: 0 });
+    });
+    await captures.writeDraft(plan.backupId, target, { key: file, token: created.token, copied: null });
+    return { upload: created, copied: null };
+  }
+
+  async function requireSpace(
+    store: BlobStore,
+    plan: BackupPlan,
+    disk: DiskExport,
+    neededBytes: number,
+  ): Promise<void> {
+    const freeBytes = await store.freeSpaceBytes();
+    if (freeBytes === undefined || freeBytes >= neededBytes + SPACE_MARGIN_BYTES) return;
+    throw new HoldfastError(
+      'RepositoryFull',
+      `disk ${disk.target} of ${plan.target.vm.name} needs up to ${neededBytes} bytes in repository ` +
+        `${plan.target.repository.name}, ${freeBytes} are free; nothing was copied`,
+    );
+  }
+
+  /** An NBD server that went away means a lost instant only if its job is gone; else a new attempt goes on. */
+  async function explained(error: unknown, plan: BackupPlan, disk: DiskExport): Promise<unknown> {
+    if (!(error instanceof CopierError) || error.code !== 'job-lost') return error;
+    const { vm } = plan.target;
+    const domain = await domainOf(libvirt, vm, host, { signal: AbortSignal.timeout(30_000) });
+    const job = await runningBackupJob(libvirt, domain, state, { signal: AbortSignal.timeout(30_000) });
+    if (job?.backupId === plan.backupId) return error;
+    return new HoldfastError(
+      'BackupJobLost',
+      `disk ${disk.target} of ${vm.name}: the VM or its QEMU ended during the copy, and the frozen instant with it`,
+      { cause: error },
+    );
+  }
+};

@@ -1,0 +1,23 @@
+import type { CopierPool } from '../../copier/contract.ts';
+import type { Libvirt } from '../../libvirt/libvirt.ts';
+import type { BlobStore } from '../../repository/blob-store.ts';
+import type { RepositoryLocation } from '../../schemas/catalog.ts';
+import type { CaptureStore } from './capture-store.ts';
+import type { Fence } from './fence.ts';
+import type { HostState } from './host-state.ts';
+
+export interface HostDependencies {
+  host: string;
+  /** How many disks may be copied at once. */
+  slots: number;
+  libvirt: Libvirt;
+  copier: CopierPool;
+  openStore: (location: RepositoryLocation) => BlobStore;
+  state: HostState;
+  captures: CaptureStore;
+  fence: Fence;
+  /** Folder under which libvirtd and its QEMU see their files: "/", or `/proc/<pid>/root` of a daemon in a container. */
+  daemonRoot: () => Promise<string>;
+  /** What goes into a manifest: Holdfast, Node, libvirt, QEMU. */
+  versions: () => Promise<Record<string, string>>;
+}

@@ -1,0 +1,30 @@
+import { createBeginBackup } from './begin-backup.ts';
+import { createCopyDisk } from './copy-disk.ts';
+import type { HostDependencies } from './dependencies.ts';
+import { createEndBackup } from './end-backup.ts';
+import { createInspection } from './inspect-vm.ts';
+import { createPrepareRestore } from './prepare-restore.ts';
+import { createPublishBackup } from './publish-backup.ts';
+import { createReclaimLeftovers } from './reclaim-leftovers.ts';
+import { createRestoreDisk } from './restore-disk.ts';
+import type { RestoreNotes } from './restore-notes.ts';
+import { createSwapDisks } from './swap-disks.ts';
+
+/** Quick steps and undo, on the queue `host:<h>`. */
+export const createHostActivities = (dependencies: HostDependencies & { restores: RestoreNotes }) => ({
+  ...createInspection(dependencies),
+  ...createBeginBackup(dependencies),
+  ...createEndBackup(dependencies),
+  ...createPublishBackup(dependencies),
+  ...createPrepareRestore(dependencies),
+  ...createSwapDisks(dependencies),
+  ...createReclaimLeftovers(dependencies),
+});
+export type HostActivities = ReturnType<typeof createHostActivities>;
+
+/** Copies, on the queue `host:<h>:data`. */
+export const createHostDataActivities = (dependencies: HostDependencies) => ({
+  ...createCopyDisk(dependencies),
+  ...createRestoreDisk(dependencies),
+});
+export type HostDataActivities = ReturnType<typeof createHostDataActivities>;

@@ -1,0 +1,116 @@
+import { parseDomainXml } from '../../libvirt/domain-xml.ts';
+import type { Domain, DomainState } from '../../libvirt/libvirt.ts';
+import { checkChainFiles } from '../../repository/check-chain.ts';
+import { openRepository } from '../../repository/identity.ts';
+import { vmName, uuid } from '../../schemas/names.ts';
+import type { PowerState, VmSighting } from '../../schemas/catalog.ts';
+import type { BackupTarget, VmFacts } from '../../schemas/plan.ts';
+import { cancellationSignal } from '../cancellation.ts';
+import { runningBitmaps } from './bitmaps.ts';
+import type { HostDependencies } from './dependencies.ts';
+import { domainOf } from './domain.ts';
+
+export const createInspection = ({ host, slots, libvirt, openStore, versions }: HostDependencies) => {
+  async function sighting(domain: Domain, signal: AbortSignal): Promise<VmSighting> {
+    const power = powerOf((await libvirt.state(domain, { signal })).state);
+    const { disks } = parseDomainXml(await libvirt.domainXml(domain, {}, { signal }));
+    return {
+      uuid: domain.uuid,
+      name: domain.name,
+      host,
+      power,
+      disks: disks
+        .filter(({ device }) => device === 'disk')
+        .map(({ target, format, sourcePath }) => ({ target, format, path: sourcePath, sizeBytes: null })),
+    };
+  }
+
+  return {
+    /** The VM of that name or UUID, when this host has it. */
+    async findVm(vm: string): Promise<VmSighting[]> {
+      const signal = cancellationSignal();
+      const domain = uuid.safeParse(vm).success
+        ? ((await libvirt.lookupByUuid(vm, { signal })) ?? (await libvirt.lookupByName(vm, { signal })))
+        : await libvirt.lookupByName(vm, { signal });
+      return domain === undefined || !vmName.safeParse(domain.name).success ? [] : [await sighting(domain, signal)];
+    },
+
+    /** All VMs of the host that have names we can keep, and what the host can do. */
+    async listVms(): Promise<HostInventory> {
+      const signal = cancellationSignal();
+      const vms: VmSighting[] = [];
+      for (const domain of await libvirt.listDomains({ signal })) {
+        if (!vmName.safeParse(domain.name).success) continue;
+        const seen = await sighting(domain, signal).catch((error: unknown) => {
+          signal.throwIfAborted();
+          if (error instanceof Error && error.name === 'LibvirtError') return undefined; // undefined meanwhile
+          throw error;
+        });
+        if (seen !== undefined) vms.push(seen);
+      }
+      const { libvirt: libvirtVersion = null, qemu: qemuVersion = null } = await versions();
+      return { host, slots, libvirtVersion, qemuVersion, vms, seenAt: new Date().toISOString() };
+    },
+
+    /**
+     * What a plan needs to know of a VM: its disks with their bitmaps, its checkpoints, and which files of its chain are
+     * not as the catalog has them.
+     * @throws VmNotFound, RepositoryUnavailable, RepositoryForeign
+     */
+    async inspectVm(
+      { vm, repository }: BackupTarget,
+      parentFiles: { key: string; storedBytes: number }[],
+    ): Promise<VmFacts> {
+      const signal = cancellationSignal();
+      const store = openStore(repository.location);
+      await openRepository(store, repository.id);
+      const problems = await checkChainFiles(store, parentFiles);
+      const domain = await domainOf(libvirt, vm, host, { signal });
+      const power = powerOf((await libvirt.state(domain, { signal })).state);
+      const { disks } = parseDomainXml(await libvirt.domainXml(domain, {}, { signal }));
+      const running = power === 'running' || power === 'paused';
+      const bitmaps = running ? await runningBitmaps(libvirt, domain, disks, { signal }) : new Map<string, never[]>();
+      return {
+        uuid: vm.uuid,
+        name: domain.name,
+        power,
+        disks: await Promise.all(
+          disks.map(async (disk) => ({
+            target: disk.target,
+            device: disk.device,
+            sourceType: disk.sourceType,
+            sourcePath: disk.sourcePath,
+            format: disk.format,
+            serial: disk.serial,
+            virtualSizeBytes: disk.empty
+              ? null
+              : (await libvirt.blockInfo(domain, disk.target, { signal })).capacityBytes,
+            shareable: disk.shareable,
+            readOnly: disk.readOnly,
+            bitmaps: bitmaps.get(disk.target) ?? [],
+          })),
+        ),
+        checkpoints: await libvirt.checkpointList(domain, {}, { signal }),
+        parentProblems: problems.map(({ key, problem }) => ({
+          file: key,
+          problem: problem === 'missing' ? 'missing' : 'damaged',
+        })),
+      };
+    },
+  };
+};
+
+export interface HostInventory {
+  host: string;
+  slots: number;
+  libvirtVersion: string | null;
+  qemuVersion: string | null;
+  vms: VmSighting[];
+  seenAt: string;
+}
+
+export function powerOf(state: DomainState): PowerState {
+  if (state === 'running' || state === 'paused') return state;
+  if (state === 'blocked') return 'running';
+  return state === 'shutoff' || state === 'crashed' ? 'shutoff' : 'other';
+}

@@ -1,0 +1,104 @@
+import { createManifest, readManifest } from '../../repository/manifest.ts';
+import { openRepository } from '../../repository/identity.ts';
+import { BlobStoreError } from '../../repository/blob-store.ts';
+import type { CompletedBackup } from '../../schemas/catalog.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
+import { MANIFEST_VERSION, type Manifest, type ManifestDisk } from '../../schemas/manifest.ts';
+import type { BackupPlan, BegunBackup, CopiedDisk, PlannedDisk } from '../../schemas/plan.ts';
+import { withHeartbeat } from '../cancellation.ts';
+import type { Capture } from './capture-store.ts';
+import type { HostDependencies } from './dependencies.ts';
+
+export const createPublishBackup = ({ openStore, captures, host }: HostDependencies) => ({
+  /**
+   * Writes the manifest: from then on the backup exists. Repeatable: a manifest that was written, though its answer was
+   * lost, is taken as it is.
+   */
+  async publishBackup(plan: BackupPlan, begun: BegunBackup, copies: CopiedDisk[]): Promise<CompletedBackup> {
+    return await withHeartbeat('writing the manifest', async () => {
+      const { vm, repository } = plan.target;
+      const store = openStore(repository.location);
+      await openRepository(store, repository.id);
+      const written = await readManifest(store, vm.uuid, plan.backupId).catch((error: unknown) => {
+        if (error instanceof BlobStoreError && error.code === 'not-found') return undefined;
+        throw error;
+      });
+      if (written !== undefined) return await concluded(written);
+      const capture = await captures.read(plan.backupId);
+      if (capture === undefined) {
+        throw new HoldfastError('BackupJobLost', `host ${host} keeps no notes of backup ${plan.backupId}`);
+      }
+      await captures.write(plan.backupId, { ...capture, phase: 'publishing' });
+      const manifest = manifestOf(capture, begun, copies);
+      await createManifest(store, manifest);
+      return await concluded(manifest);
+    });
+  },
+  /** Drops the host's notes of a backup that the catalog knows to be stored. */
+  async forgetBackup(backupId: string): Promise<void> {
+    await captures.remove(backupId);
+  },
+});
+
+const concluded = async (manifest: Manifest): Promise<CompletedBackup> => ({
+  id: manifest.id,
+  consistency: manifest.consistency,
+  instant: manifest.instant,
+  durationMs: manifest.durationMs,
+  disks: manifest.disks,
+  checkpointXml: manifest.checkpointXml === null ? null : 'kept in the manifest',
+});
+
+function manifestOf(capture: Capture, begun: BegunBackup, copies: CopiedDisk[]): Manifest {
+  const { plan } = capture;
+  const { vm, host } = plan.target;
+  return {
+    version: MANIFEST_VERSION,
+    id: plan.backupId,
+    vm,
+    type: plan.type,
+    parentId: plan.parentId,
+    chainId: plan.chainId,
+    position: plan.position,
+    isolated: plan.isolated,
+    endOfChain: plan.endOfChain,
+    instant: begun.instant,
+    consistency: begun.consistency,
+    freezeMs: begun.freezeMs,
+    host,
+    source: { platform: 'libvirt', metadata: begun.notFrozen === null ? {} : { notFrozen: begun.notFrozen } },
+    domainXml: capture.domainXml,
+    checkpointXml: capture.checkpointXml,
+    files: capture.files,
+    skippedDisks: plan.skippedDisks,
+    disks: plan.disks.map((disk) => diskOf(disk, copies)),
+    compression: plan.target.compression,
+    validation: 'NotValidated',
+    requestedBy: plan.requestedBy,
+    attempts: Object.fromEntries(copies.map(({ target, attempts }) => [target, attempts])),
+    durationMs: Date.now() - capture.startedMs,
+    versions: capture.versions,
+  };
+}
+
+function diskOf(disk: PlannedDisk, copies: CopiedDisk[]): ManifestDisk {
+  const copy = copies.find(({ target }) => target === disk.target);
+  if (copy === undefined) throw new HoldfastError('InvalidRequest', `disk ${disk.target} was not copied`);
+  return {
+    target: disk.target,
+    number: disk.number,
+    serial: disk.serial,
+    sourcePath: disk.sourcePath,
+    sourceFormat: disk.sourceFormat,
+    virtualSizeBytes: disk.virtualSizeBytes,
+    type: disk.type,
+    fullReason: disk.fullReason,
+    file: copy.file,
+    backingFile: disk.parentFile,
+    storedBytes: copy.storedBytes,
+    changedBytes: copy.changedBytes,
+    readBytes: copy.readBytes,
+    clusterBytes: copy.clusterBytes,
+    sums: copy.sums,
+  };
+}

@@ -1,0 +1,58 @@
+import { withHeartbeat } from '../cancellation.ts';
+import type { HostDependencies } from './dependencies.ts';
+import { createEndBackup } from './end-backup.ts';
+import { listIds } from './json-notes.ts';
+import type { RestoreNotes } from './restore-notes.ts';
+import { createSwapDisks } from './swap-disks.ts';
+
+export const createReclaimLeftovers = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
+  const { captures, restores, state } = dependencies;
+  const { abortBackup } = createEndBackup(dependencies);
+  const { undoRestore } = createSwapDisks(dependencies);
+
+  return {
+    /**
+     * Undoes what this host's notes and folders tell of operations that do not go on: those in `orphaned` at once, others
+     * that are not in `keep` when they are older than the grace time. Returns what it found, in words; a dry run changes
+     * nothing.
+     */
+    async reclaimLeftovers(asked: {
+      keep: string[];
+      orphaned: string[];
+      graceSeconds: number;
+      dryRun: boolean;
+    }): Promise<string[]> {
+      const { keep, orphaned: ended, graceSeconds, dryRun } = asked;
+      return await withHeartbeat('looking for leftovers', async () => {
+        const kept = new Set(keep);
+        const orphaned = ({ id, touchedMs }: { id: string; touchedMs: number }): boolean =>
+          !kept.has(id) && (ended.includes(id) || Date.now() - touchedMs >= graceSeconds * 1000);
+        const found: string[] = [];
+        for (const { id } of (await captures.list()).filter(orphaned)) {
+          const capture = await captures.read(id);
+          found.push(
+            `backup ${id}${capture === undefined ? '' : ` of VM ${capture.plan.target.vm.name}`}: notes and drafts`,
+          );
+          if (dryRun) continue;
+          if (capture === undefined) await captures.remove(id);
+          else await abortBackup(id, capture.plan.target);
+        }
+        for (const { id } of (await restores.list()).filter(orphaned)) {
+          const note = await restores.read(id);
+          found.push(
+            `restore ${id}${note === undefined ? '' : ` of VM ${note.prepared.vm.name}`}: notes and disks beside`,
+          );
+          if (dryRun) continue;
+          if (note === undefined) await restores.remove(id);
+          else await undoRestore(note.plan);
+        }
+        for (const folder of (await listIds(state.scratchRoot)).filter(orphaned)) {
+          if ((await captures.read(folder.id)) !== undefined) continue;
+          found.push(`scratch folder of backup ${folder.id}`);
+          if (!dryRun) await state.remove(folder.id);
+        }
+        return found;
+      });
+    },
+  };
+};

@@ -1,0 +1,184 @@
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import type { BackupRecord, Catalog } from '../../catalog/contract.ts';
+import type { Backup } from '../../schemas/backup.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
+import { diskTarget } from '../../schemas/names.ts';
+import { CONTROL_QUEUE } from '../../schemas/queues.ts';
+import { takeBackupRequest, type TakeBackupRequest } from '../../schemas/requests.ts';
+import { action } from '../context.ts';
+import { followRun } from '../follow-run.ts';
+import { durationText, shortId, sizeText, table } from '../output.ts';
+import { parseCount, parseName } from './dev.ts';
+import { parseWhole } from './offering.ts';
+import { runId } from './run-id.ts';
+
+interface TakeFlags {
+  full?: boolean;
+  isolated?: boolean;
+  quiesce?: TakeBackupRequest['quiesce'];
+  offering?: string;
+  repo?: string;
+  excludeDisk?: string[];
+  compression?: TakeBackupRequest['compression'];
+  chainSize?: number;
+  timeLimit?: number;
+  wait: boolean;
+}
+
+export function addBackupCommands(program: Command): void {
+  const backup = program.command('backup').description('backups');
+  backup
+    .command('take')
+    .description('back up a running VM: incremental where that is provably right, else full')
+    .argument('<vm>', 'name or UUID')
+    .option('--full', 'a full backup, which starts a new chain')
+    .option('--isolated', 'a full backup outside any chain')
+    .addOption(
+      new Option('--quiesce <mode>', 'freeze the guest: never, if possible, or fail').choices([
+        'none',
+        'prefer',
+        'require',
+      ]),
+    )
+    .addOption(new Option('--offering <name>', 'as this offering says').argParser(parseName).conflicts('repo'))
+    .option('--repo <name>', 'repository', parseName)
+    .option('--exclude-disk <targets...>', 'disks left out, like vdb')
+    .addOption(new Option('--compression <how>', 'how disks are stored').choices(['zstd', 'none']))
+    .option('--chain-size <n>', 'end the chain at this many backups; below 1 = unlimited', parseWhole)
+    .option('--time-limit <seconds>', 'for all disks together', parseCount)
+    .option('--no-wait', 'print the job and return')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  $ holdfast backup take web-1\n  $ holdfast backup take web-1 --full --quiesce require --repo main',
+    )
+    .action(
+      action(async (context, vm: string, flags: TakeFlags) => {
+        const request = takeBackupRequest.parse({
+          vm,
+          full: flags.full,
+          isolated: flags.isolated,
+          quiesce: flags.quiesce,
+          offering: flags.offering,
+          repository: flags.repo,
+          excludeDisks: flags.excludeDisk,
+          compression: flags.compression,
+          chainSize: flags.chainSize,
+          timeLimitSeconds: flags.timeLimit,
+          requestedBy: `cli:${process.env['USER'] ?? process.getuid?.() ?? ''}`,
+        });
+        const client = await context.client();
+        const workflowId = runId('takeBackup', vm);
+        const run = await client.workflow.start('takeBackup', {
+          taskQueue: CONTROL_QUEUE,
+          workflowId,
+          args: [request],
+        });
+        if (!flags.wait) {
+          context.output.result(
+            { jobId: workflowId },
+            () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`,
+          );
+          return;
+        }
+        context.output.note(`job ${workflowId}`);
+        const taken = await followRun<Backup>(run, context.output);
+        context.output.result(taken, () => summary(taken));
+      }),
+    );
+  backup
+    .command('ls')
+    .description('list backups, newest first')
+    .argument('[vm]', 'name or UUID')
+    .option('--all', 'also the hidden ones')
+    .action(
+      action(async (context, vm: string | undefined, flags: { all?: boolean }) => {
+        const catalog = await context.catalog();
+        const backups = await catalog.backups.list({ ...(vm === undefined ? {} : { vm }), all: flags.all ?? false });
+        context.output.result(backups, () =>
+          table(
+            ['BACKUP', 'VM', 'TYPE', 'STATE', 'INSTANT', 'CHANGED', 'STORED', 'TOOK', 'REPOSITORY'],
+            backups.map((row) => [
+              shortId(row.id),
+              row.vm.name,
+              row.isolated ? `${row.type}, isolated` : row.type,
+              row.state,
+              row.instant,
+              sizeText(row.disks.reduce((sum, disk) => sum + disk.changedBytes, 0)),
+              sizeText(row.storedBytes),
+              durationText(row.durationMs),
+              row.repository,
+            ]),
+            'no backups; take one: holdfast backup take VM',
+          ),
+        );
+      }),
+    );
+  backup
+    .command('show')
+    .description('show one backup')
+    .argument('<id>', 'id of the backup, or a beginning of it that is unique', parseIdPrefix)
+    .action(
+      action(async (context, id: string) => {
+        const { backup: found, failure } = await backupOf(await context.catalog(), id);
+        const shown = failure === null ? found : { ...found, failure };
+        context.output.result(
+          shown,
+          () => `${summary(found)}${failure === null ? '' : `\n${failure.type}: ${failure.message}`}`,
+        );
+      }),
+    );
+}
+
+/** The backup an id, or a beginning of one, means. @throws HoldfastError BackupNotFound */
+export async function backupOf(catalog: Catalog, id: string): Promise<BackupRecord> {
+  const found = await catalog.backups.findByIdPrefix(id);
+  const [record, ...others] = found;
+  if (record === undefined)
+    throw new HoldfastError('BackupNotFound', `backup ${id} is not known; see: holdfast backup ls`);
+  if (others.length > 0) {
+    throw new HoldfastError(
+      'BackupNotFound',
+      `${id} begins several backups: ${found.map((one) => one.backup.id).join(', ')}`,
+    );
+  }
+  return record;
+}
+
+export function parseIdPrefix(value: string): string {
+  if (/^[0-9a-fA-F-]{4,36}$/.test(value)) return value.toLowerCase();
+  throw new InvalidArgumentError('give a backup id, or at least four characters of its beginning');
+}
+
+export function parseTarget(value: string): string {
+  if (diskTarget.safeParse(value).success) return value;
+  throw new InvalidArgumentError('give a disk target, like vda');
+}
+
+function summary(backup: Backup): string {
+  const { vm, disks } = backup;
+  return [
+    `${backup.id}  ${backup.type}${backup.isolated ? ' (isolated)' : ''}  ${backup.state}`,
+    `VM ${vm.name}, ${backup.instant ?? 'no instant'}, ${backup.consistency ?? 'unknown'} consistent, host ${backup.host}, repository ${backup.repository}`,
+    ...(backup.chainId === null
+      ? []
+      : [
+          `chain ${shortId(backup.chainId)}, position ${backup.position ?? '-'}${backup.endOfChain ? ', end of chain' : ''}`,
+        ]),
+    '',
+    table(
+      ['DISK', 'TYPE', 'WHY FULL', 'SIZE', 'CHANGED', 'READ', 'STORED', 'FILE'],
+      disks.map((disk) => [
+        disk.target,
+        disk.type,
+        disk.fullReason,
+        sizeText(disk.virtualSizeBytes),
+        sizeText(disk.changedBytes),
+        sizeText(disk.readBytes),
+        sizeText(disk.storedBytes),
+        disk.file,
+      ]),
+      'no disks',
+    ),
+    `stored ${sizeText(backup.storedBytes)} in ${durationText(backup.durationMs)}`,
+  ].join('\n');
+}

@@ -1,0 +1,49 @@
+import { InvalidArgumentError, type Command } from 'commander';
+import { hostname } from 'node:os';
+import { defaultSocketPath } from '../../libvirt/libvirt.ts';
+import { plainName } from '../../schemas/names.ts';
+import { runDev } from '../../workers/dev.ts';
+import { action } from '../context.ts';
+import { stopSignal } from '../stop-signal.ts';
+
+/** This machine's name as a host name of ours. */
+export const defaultHost = (): string =>
+  hostname()
+    .split('.')[0]
+    ?.replaceAll(/[^A-Za-z0-9._-]/g, '-')
+    .replace(/^[.-]+/, '') || 'host';
+
+export function parseName(value: string): string {
+  const parsed = plainName.safeParse(value);
+  if (!parsed.success) throw new InvalidArgumentError(parsed.error.issues.map(({ message }) => message).join('; '));
+  return parsed.data;
+}
+
+export function parseCount(value: string): number {
+  const count = Number(value);
+  if (!Number.isInteger(count) || count < 1) throw new InvalidArgumentError('give a whole number from 1 on');
+  return count;
+}
+
+export function addDevCommand(program: Command): void {
+  program
+    .command('dev')
+    .description('run everything on this machine: Temporal, control worker, one host worker')
+    .option('--libvirt <socket>', "libvirt's socket", defaultSocketPath())
+    .option('--host <name>', 'name of this KVM host', parseName, defaultHost())
+    .option('--repo <dir>', 'directory repository (default: repository in the installation folder)')
+    .option('--slots <n>', 'disks copied at once', parseCount, 4)
+    .addHelpText('after', '\nPrints `ready` when it is. Ends with Ctrl-C; what was running goes on at the next start.')
+    .action(
+      action(
+        async ({ installation, output }, options: { libvirt: string; host: string; repo?: string; slots: number }) => {
+          await runDev(installation, {
+            ...options,
+            repository: options.repo,
+            signal: stopSignal(),
+            log: (line) => process.stdout.write(output.isJson ? `${JSON.stringify({ message: line })}\n` : `${line}\n`),
+          });
+        },
+      ),
+    );
+}

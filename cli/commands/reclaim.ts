@@ -1,0 +1,42 @@
+import type { Command } from 'commander';
+import type { ReclaimedOrphans } from '../../workflows/reclaim-orphans.ts';
+import { CONTROL_QUEUE } from '../../schemas/queues.ts';
+import { reclaimOrphansRequest } from '../../schemas/requests.ts';
+import { action } from '../context.ts';
+import { followRun } from '../follow-run.ts';
+import { parseName } from './dev.ts';
+import { parseWhole } from './offering.ts';
+import { runId } from './run-id.ts';
+
+export function addReclaimCommand(program: Command): void {
+  program
+    .command('reclaim')
+    .description('undo what runs left that were ended by force; done every quarter of an hour by itself')
+    .option('--host <name>', 'only on this host', parseName)
+    .option('--grace <seconds>', 'leave alone what is younger and of no known run (default 3600)', parseWhole)
+    .option('--dry-run', 'list what would be undone')
+    .action(
+      action(async (context, flags: { host?: string; grace?: number; dryRun?: boolean }) => {
+        const client = await context.client();
+        const request = reclaimOrphansRequest.parse({
+          host: flags.host,
+          graceSeconds: flags.grace,
+          dryRun: flags.dryRun,
+        });
+        const workflowId = runId('reclaimOrphans', flags.host ?? 'all');
+        const run = await client.workflow.start('reclaimOrphans', {
+          taskQueue: CONTROL_QUEUE,
+          workflowId,
+          args: [request],
+        });
+        const { found, problems, dryRun } = await followRun<ReclaimedOrphans>(run, context.output);
+        context.output.result({ found, problems, dryRun }, () =>
+          [
+            found.length === 0 ? 'nothing is left over' : `${dryRun ? 'would undo' : 'undone'}:`,
+            ...found.map((line) => `  ${line}`),
+            ...problems.map((line) => `  problem: ${line}`),
+          ].join('\n'),
+        );
+      }),
+    );
+}

@@ -1,0 +1,59 @@
+import { Command } from 'commander';
+import { holdfastVersion } from '../workers/version.ts';
+import { addBackupCommands } from './commands/backup.ts';
+import { addDevCommand } from './commands/dev.ts';
+import { addDoctorCommand } from './commands/doctor.ts';
+import { addHostCommands } from './commands/host.ts';
+import { addJobCommands } from './commands/job.ts';
+import { addOfferingCommands } from './commands/offering.ts';
+import { addReclaimCommand } from './commands/reclaim.ts';
+import { addRepoCommands } from './commands/repo.ts';
+import { addRestoreCommand } from './commands/restore.ts';
+import { addVmCommands } from './commands/vm.ts';
+import { addWorkerCommands } from './commands/worker.ts';
+
+/** The whole command line. */
+export function createProgram(): Command {
+  const program = new Command('holdfast')
+    .description('Backups of KVM virtual machines as durable Temporal workflows')
+    .version(holdfastVersion())
+    .option('--data <dir>', 'folder of the installation (default: HOLDFAST_DATA, else ./.holdfast)')
+    .option('--json', 'print one JSON document')
+    .showSuggestionAfterError()
+    .configureHelp({ showGlobalOptions: true })
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ holdfast dev                        # everything on this machine, against its libvirt
+  $ holdfast vm ls
+  $ holdfast backup take web-1
+  $ holdfast backup ls web-1 --json
+  $ holdfast restore 3f2c9a41 --as web-1-restored
+
+Exit codes: 0 done, 1 failed, 2 wrong usage. Shell completion: holdfast complete bash|zsh|fish`,
+    );
+  addDevCommand(program);
+  addWorkerCommands(program);
+  addHostCommands(program);
+  addVmCommands(program);
+  addRepoCommands(program);
+  addOfferingCommands(program);
+  addBackupCommands(program);
+  addRestoreCommand(program);
+  addJobCommands(program);
+  addReclaimCommand(program);
+  addDoctorCommand(program);
+  forAll(program, (command) => {
+    command.exitOverride();
+    // Global options are taken before and after the subcommand's name.
+    if (command !== program)
+      command.option('--data <dir>', 'folder of the installation').option('--json', 'print one JSON document');
+  });
+  return program;
+}
+
+function forAll(command: Command, act: (command: Command) => void): void {
+  act(command);
+  for (const sub of command.commands) forAll(sub, act);
+}

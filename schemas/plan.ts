@@ -1,0 +1,138 @@
+import { z } from 'zod';
+import { repositoryRecord } from './catalog.ts';
+import { backupType, consistency, fullReason, quiesceMode } from './states.ts';
+
+/** What a run was asked to do, with every default filled in from offering and installation. */
+export const backupTarget = z.object({
+  vm: z.object({ uuid: z.string(), name: z.string() }),
+  host: z.string(),
+  repository: repositoryRecord,
+  offering: z.string().nullable(),
+  quiesce: quiesceMode,
+  compression: z.enum(['zstd', 'none']),
+  excludeDisks: z.array(z.string()),
+  chainSize: z.int(),
+  timeLimitSeconds: z.int().positive(),
+  tenant: z.string(),
+  priority: z.int(),
+});
+export type BackupTarget = z.infer<typeof backupTarget>;
+
+/** A disk as the hypervisor shows it now. */
+export const diskFacts = z.object({
+  target: z.string(),
+  device: z.string(),
+  sourceType: z.string(),
+  sourcePath: z.string().nullable(),
+  format: z.string(),
+  serial: z.string().nullable(),
+  /** Guest-visible size; null where the disk has no medium. */
+  virtualSizeBytes: z.int().nonnegative().nullable(),
+  shareable: z.boolean(),
+  readOnly: z.boolean(),
+  /** Bitmaps of the active image, by the name of their checkpoint. */
+  bitmaps: z.array(z.object({ name: z.string(), inconsistent: z.boolean(), recording: z.boolean() })),
+});
+export type DiskFacts = z.infer<typeof diskFacts>;
+
+export const vmFacts = z.object({
+  uuid: z.string(),
+  name: z.string(),
+  power: z.enum(['running', 'paused', 'shutoff', 'other']),
+  disks: z.array(diskFacts),
+  /** Checkpoints that libvirt lists, ours and others'. */
+  checkpoints: z.array(z.string()),
+  /** Files of the parent that are not as the catalog has them. */
+  parentProblems: z.array(z.object({ file: z.string(), problem: z.enum(['missing', 'damaged']) })),
+});
+export type VmFacts = z.infer<typeof vmFacts>;
+
+export const plannedDisk = z.object({
+  target: z.string(),
+  number: z.int().nonnegative(),
+  serial: z.string().nullable(),
+  sourcePath: z.string().nullable(),
+  sourceFormat: z.string(),
+  virtualSizeBytes: z.int().nonnegative(),
+  type: backupType,
+  fullReason: fullReason.nullable(),
+  /** File of the parent's disk that an incremental is layered on. */
+  parentFile: z.string().nullable(),
+  /** The image can hold a bitmap, so the new checkpoint covers it. */
+  holdsBitmap: z.boolean(),
+});
+export type PlannedDisk = z.infer<typeof plannedDisk>;
+
+export const backupPlan = z.object({
+  backupId: z.string(),
+  target: backupTarget,
+  type: backupType,
+  isolated: z.boolean(),
+  parentId: z.string().nullable(),
+  chainId: z.string().nullable(),
+  position: z.int().positive().nullable(),
+  endOfChain: z.boolean(),
+  disks: z.array(plannedDisk).min(1),
+  skippedDisks: z.array(z.object({ target: z.string(), reason: z.string() })),
+  /** Leave a checkpoint at the instant: false where no incremental will follow. */
+  checkpoint: z.boolean(),
+  /** Backups whose checkpoints on this VM are left over and go before the new one is made. */
+  staleCheckpoints: z.array(z.string()),
+  requestedBy: z.string().nullable(),
+});
+export type BackupPlan = z.infer<typeof backupPlan>;
+
+/** A disk of the frozen instant, ready to be read. */
+export const diskExport = z.object({
+  target: z.string(),
+  socketPath: z.string(),
+  exportName: z.string(),
+  mapContext: z.string(),
+  /** Key of the file to be written. */
+  file: z.string(),
+});
+export type DiskExport = z.infer<typeof diskExport>;
+
+export const begunBackup = z.object({
+  /** UTC, ISO 8601. */
+  instant: z.string(),
+  consistency,
+  freezeMs: z.int().nonnegative().nullable(),
+  /** Why a guest that was to be frozen if possible was not. */
+  notFrozen: z.string().nullable(),
+  /** The agent hung in its freeze and has not confirmed a thaw yet. */
+  thawPending: z.boolean(),
+  exports: z.array(diskExport),
+});
+export type BegunBackup = z.infer<typeof begunBackup>;
+
+export const copiedDisk = z.object({
+  target: z.string(),
+  file: z.string(),
+  changedBytes: z.int().nonnegative(),
+  readBytes: z.int().nonnegative(),
+  storedBytes: z.int().nonnegative(),
+  clusterBytes: z.int().positive(),
+  sums: z.object({ file: z.string(), sha256: z.string(), segments: z.int() }),
+  attempts: z.int().positive(),
+});
+export type CopiedDisk = z.infer<typeof copiedDisk>;
+
+/** What a copy says of itself while it runs; small, for people. */
+export const copyHeartbeat = z.object({
+  target: z.string(),
+  copiedBytes: z.number(),
+  totalBytes: z.number(),
+  storedBytes: z.number(),
+});
+export type CopyHeartbeat = z.infer<typeof copyHeartbeat>;
+
+/** Answer of the query `progress`, which every operation has. */
+export const operationProgress = z.object({
+  operation: z.string(),
+  vm: z.string(),
+  step: z.string(),
+  waitingFor: z.string().nullable(),
+  backupId: z.string().nullable(),
+});
+export type OperationProgress = z.infer<typeof operationProgress>;

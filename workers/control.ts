@@ -1,0 +1,61 @@
+import { ScheduleAlreadyRunning, type Client } from '@temporalio/client';
+import { Worker } from '@temporalio/worker';
+import { createControlActivities } from '../activities/control/index.ts';
+import { openCatalog } from '../catalog/open-catalog.ts';
+import { CONTROL_QUEUE } from '../schemas/queues.ts';
+import { failureInterceptor } from './failure-interceptor.ts';
+import type { Installation } from './installation.ts';
+import { connectClient, connectWorker, installRuntime, registerSearchAttributes, runsOf } from './temporal.ts';
+
+const RECLAIM_SCHEDULE = 'holdfast-reclaim-orphans';
+
+/** The control worker: all workflows, and the activities that need the catalog. Runs until the signal. */
+export async function runControlWorker(
+  { catalogUrl, temporal, heartbeatSeconds }: Installation,
+  options: { metrics?: string | undefined; signal: AbortSignal; log: (line: string) => void },
+): Promise<void> {
+  installRuntime(options);
+  await using catalog = await openCatalog(catalogUrl);
+  const connection = await connectWorker(temporal, options.signal, options.log);
+  try {
+    const client = await connectClient(temporal);
+    await registerSearchAttributes(client, temporal.namespace);
+    await scheduleReclaim(client);
+    const worker = await Worker.create({
+      connection,
+      namespace: temporal.namespace,
+      taskQueue: CONTROL_QUEUE,
+      workflowsPath: new URL('../workflows/index.ts', import.meta.url).pathname,
+      activities: createControlActivities({ catalog, runs: runsOf(client), heartbeatSeconds }),
+      interceptors: { activity: [failureInterceptor] },
+      shutdownGraceTime: '10 seconds',
+      maxConcurrentActivityTaskExecutions: 50,
+    });
+    options.signal.addEventListener('abort', () => worker.shutdown(), { once: true });
+    options.log('control worker ready');
+    if (!options.signal.aborted) await worker.run();
+    await client.connection.close();
+  } finally {
+    await connection.close();
+  }
+}
+
+/** Runs that were ended by force leave things behind; this looks for them every quarter of an hour. */
+async function scheduleReclaim(client: Client): Promise<void> {
+  try {
+    await client.schedule.create({
+      scheduleId: RECLAIM_SCHEDULE,
+      spec: { intervals: [{ every: '15 minutes' }] },
+      policies: { overlap: 'SKIP', catchupWindow: '1 minute' },
+      action: {
+        type: 'startWorkflow',
+        workflowType: 'reclaimOrphans',
+        workflowId: 'reclaim-orphans',
+        taskQueue: CONTROL_QUEUE,
+        args: [{}],
+      },
+    });
+  } catch (error) {
+    if (!(error instanceof ScheduleAlreadyRunning)) throw error;
+  }
+}

@@ -1,0 +1,128 @@
+import { Worker, type WorkerOptions } from '@temporalio/worker';
+import { WorkflowIdConflictPolicy } from '@temporalio/common';
+import { join } from 'node:path';
+import { CaptureStore } from '../activities/host/capture-store.ts';
+import type { HostDependencies } from '../activities/host/dependencies.ts';
+import { Fence } from '../activities/host/fence.ts';
+import { HostState } from '../activities/host/host-state.ts';
+import { createHostActivities, createHostDataActivities } from '../activities/host/index.ts';
+import { RestoreNotes } from '../activities/host/restore-notes.ts';
+import { createCopierPool } from '../copier/pool.ts';
+import {
+  connectLibvirt,
+  defaultSocketPath,
+  parseLibvirtAddress,
+  type Libvirt,
+  type LibvirtAddress,
+} from '../libvirt/libvirt.ts';
+import { openBlobStore } from '../repository/open-repository.ts';
+import { CONTROL_QUEUE, hostDataQueue, hostQueue } from '../schemas/queues.ts';
+import { daemonRootOf } from './daemon-root.ts';
+import { failureInterceptor } from './failure-interceptor.ts';
+import type { Installation, TemporalOptions } from './installation.ts';
+import { holdAlone } from './single-instance.ts';
+import { connectClient, connectWorker, installRuntime } from './temporal.ts';
+import { holdfastVersion } from './version.ts';
+
+export interface HostWorkerOptions {
+  host: string;
+  /** Socket path, or `ssh://user@host/path`; default: the system's libvirt. */
+  libvirt: string | undefined;
+  /** How many disks are copied at once. */
+  slots: number;
+  /** Where QEMU keeps what the guest overwrites during a backup. */
+  scratchDir: string | undefined;
+  metrics: string | undefined;
+  signal: AbortSignal;
+  log: (line: string) => void;
+}
+
+/** The worker of one KVM host: quick steps and undo on one queue, copies on another. Runs until the signal. */
+export async function runHostWorker(installation: Installation, options: HostWorkerOptions): Promise<void> {
+  const { host, signal, log, slots } = options;
+  const { temporal, dataDir } = installation;
+  installRuntime(options);
+  const stateDir = join(dataDir, 'hosts', host);
+  await using _lock = await holdAlone(join(stateDir, 'worker.lock'), signal, log);
+  const address = parseLibvirtAddress(options.libvirt ?? defaultSocketPath());
+  await using libvirt = connectLibvirt(address);
+  await using copier = createCopierPool();
+  const captures = new CaptureStore(join(stateDir, 'captures'));
+  const dependencies: HostDependencies & { restores: RestoreNotes } = {
+    host,
+    slots,
+    libvirt,
+    copier,
+    openStore: openBlobStore,
+    state: new HostState({
+      stateDir,
+      scratchDir: options.scratchDir ?? join(stateDir, 'scratch'),
+      runtimeDir: process.getuid?.() === 0 ? '/run/holdfast' : `/tmp/holdfast-${process.getuid?.() ?? 0}`,
+    }),
+    captures,
+    restores: new RestoreNotes(join(stateDir, 'restores')),
+    fence: new Fence(),
+    daemonRoot: () => rootOf(address),
+    versions: () => versionsOf(libvirt),
+  };
+  const connection = await connectWorker(temporal, signal, log);
+  try {
+    const common = {
+      connection,
+      namespace: temporal.namespace,
+      interceptors: { activity: [failureInterceptor] },
+      maxHeartbeatThrottleInterval: '2 seconds',
+      defaultHeartbeatThrottleInterval: '2 seconds',
+    } satisfies Partial<WorkerOptions>;
+    const quick = await Worker.create({
+      ...common,
+      taskQueue: hostQueue(host),
+      activities: createHostActivities(dependencies),
+      shutdownGraceTime: '20 seconds',
+    });
+    const data = await Worker.create({
+      ...common,
+      taskQueue: hostDataQueue(host),
+      activities: createHostDataActivities(dependencies),
+      maxConcurrentActivityTaskExecutions: slots,
+      shutdownGraceTime: '5 seconds', // a copy goes on from where it stopped
+    });
+    const stop = (): void => {
+      data.shutdown();
+      quick.shutdown();
+    };
+    signal.addEventListener('abort', stop, { once: true });
+    log(`host worker ${host} ready, libvirt at ${libvirt.address}`);
+    if (signal.aborted) return;
+    void announce(temporal, host, log);
+    await Promise.all([quick.run(), data.run()]);
+  } finally {
+    await connection.close();
+  }
+}
+
+const rootOf = async (address: LibvirtAddress): Promise<string> =>
+  address.kind === 'unix' ? await daemonRootOf(address.path) : '/';
+
+const versionsOf = async (libvirt: Libvirt): Promise<Record<string, string>> => ({
+  holdfast: holdfastVersion(),
+  node: process.version,
+  libvirt: await libvirt.libVersion(),
+  qemu: await libvirt.hypervisorVersion(),
+});
+
+/** Makes the host and its VMs known; a control worker that is not up yet does it when it comes. */
+async function announce(temporal: TemporalOptions, host: string, log: (line: string) => void): Promise<void> {
+  try {
+    const client = await connectClient(temporal);
+    await client.workflow.start('inventoryHost', {
+      taskQueue: CONTROL_QUEUE,
+      workflowId: `inventory-${host}`,
+      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+      args: [{ host }],
+    });
+    await client.connection.close();
+  } catch (error) {
+    log(`inventory of ${host} was not started: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}

@@ -1,0 +1,50 @@
+import { ActivityCancellationType, proxyActivities, type RetryPolicy } from '@temporalio/workflow';
+import type { ControlActivities } from '../activities/control/index.ts';
+import type { HostActivities, HostDataActivities } from '../activities/host/index.ts';
+import { hostDataQueue, hostQueue } from '../schemas/queues.ts';
+
+const patient: RetryPolicy = { initialInterval: '1 second', maximumInterval: '15 seconds', backoffCoefficient: 1.6 };
+
+/** Steps that need the catalog. */
+export const controlActivities = () =>
+  proxyActivities<ControlActivities>({ startToCloseTimeout: '1 minute', retry: patient });
+
+/** Quick steps on a host. The heartbeat tells soon when the worker dies in the middle of one. */
+export const hostActivities = (host: string) =>
+  proxyActivities<HostActivities>({
+    taskQueue: hostQueue(host),
+    scheduleToCloseTimeout: '15 minutes',
+    startToCloseTimeout: '5 minutes',
+    heartbeatTimeout: '15 seconds',
+    cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    retry: patient,
+  });
+
+/** Steps that ask a host whether it has something: an answer soon, or none. */
+export const hostProbes = (host: string) =>
+  proxyActivities<HostActivities>({
+    taskQueue: hostQueue(host),
+    scheduleToCloseTimeout: '20 seconds',
+    startToCloseTimeout: '15 seconds',
+    retry: { ...patient, maximumAttempts: 4 },
+  });
+
+/** Undo steps of a host: tried until the host answers, within a bound, so that the run has an end. */
+export const hostUndo = (host: string) =>
+  proxyActivities<HostActivities>({
+    taskQueue: hostQueue(host),
+    scheduleToCloseTimeout: '30 minutes',
+    startToCloseTimeout: '5 minutes',
+    heartbeatTimeout: '15 seconds',
+    retry: patient,
+  });
+
+/** Copies: slots of their own; a copy that gives no heartbeat for `heartbeatSeconds` is lost and retried. */
+export const hostTransfers = (host: string, limits: { timeLimitSeconds: number; heartbeatSeconds: number }) =>
+  proxyActivities<HostDataActivities>({
+    taskQueue: hostDataQueue(host),
+    startToCloseTimeout: limits.timeLimitSeconds * 1000, // counts work, not waiting for a slot
+    heartbeatTimeout: limits.heartbeatSeconds * 1000,
+    cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    retry: { ...patient, initialInterval: '500 milliseconds' },
+  });

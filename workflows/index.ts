@@ -1,0 +1,5 @@
+/** Every workflow by the name it is started with. */
+export { inventoryHost } from './inventory-host.ts';
+export { reclaimOrphans } from './reclaim-orphans.ts';
+export { restoreVm } from './restore-vm.ts';
+export { takeBackup } from './take-backup.ts';

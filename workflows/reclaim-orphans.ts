@@ -1,0 +1,46 @@
+import { reclaimOrphansRequest, type ReclaimOrphansRequest } from '../schemas/requests.ts';
+import { controlActivities, hostUndo } from './activity-proxies.ts';
+import { causeOf } from './failure-cause.ts';
+import { OperationView } from './operation-view.ts';
+import { parseRequest } from './parse-request.ts';
+
+export interface ReclaimedOrphans {
+  /** What was found without a running owner, in words; undone unless it was a dry run. */
+  found: string[];
+  /** What could not be looked at or undone; the next run tries again. */
+  problems: string[];
+  dryRun: boolean;
+}
+
+/** Undoes what belongs to no running operation: a terminated run's job, checkpoint, drafts, scratch files and lease. */
+export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<ReclaimedOrphans> {
+  const asked = parseRequest(reclaimOrphansRequest, 'reclaimOrphans', request);
+  const control = controlActivities();
+  const view = new OperationView('reclaimOrphans', '');
+  const dryRun = asked.dryRun ?? false;
+  view.step('comparing the catalog with the runs that go on');
+  const { backups, leases, hosts, keep, graceSeconds } = await control.findOrphans(asked);
+  const result: ReclaimedOrphans = {
+    found: [...backups, ...leases].map(({ description }) => description),
+    problems: [],
+    dryRun,
+  };
+  for (const host of hosts) {
+    view.step(`looking for leftovers on ${host}`);
+    const orphaned = backups.filter((backup) => backup.host === host).map(({ backupId }) => backupId);
+    try {
+      const undone = await hostUndo(host).reclaimLeftovers({ keep, orphaned, graceSeconds, dryRun });
+      result.found.push(...undone.map((leftover) => `${host}: ${leftover}`));
+    } catch (error) {
+      result.problems.push(`host ${host}: ${causeOf(error)}`);
+      continue;
+    }
+    if (dryRun) continue;
+    for (const backupId of orphaned) {
+      await control.recordFailure(backupId, 'Terminated', 'its run was ended by force; what it left was undone', []);
+    }
+  }
+  if (!dryRun) for (const { operationId } of leases) await control.releaseAdmission(operationId);
+  view.ended('done', `${result.found.length} found, ${result.problems.length} problems`);
+  return result;
+}

@@ -1,0 +1,86 @@
+import { CancellationScope, isCancellation, uuid4 } from '@temporalio/workflow';
+import type { RestoredVm } from '../schemas/backup.ts';
+import { restoreVmRequest, type RestoreVmRequest } from '../schemas/requests.ts';
+import type { PreparedRestore, RestorePlan } from '../schemas/restore-plan.ts';
+import { controlActivities, hostActivities, hostTransfers, hostUndo } from './activity-proxies.ts';
+import { admitted } from './admitted.ts';
+import { allOrStop } from './all-or-stop.ts';
+import { Compensations } from './compensations.ts';
+import { causeOf, failureTypeOf } from './failure-cause.ts';
+import { locateVm } from './locate-vm.ts';
+import { OperationView } from './operation-view.ts';
+import { parseRequest } from './parse-request.ts';
+import { thisRun } from './this-run.ts';
+import { withTimeLimit } from './time-limit.ts';
+
+/** Brings a VM back from a backup: writes its disks beside, checks every byte, then swaps them in. */
+export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> {
+  const asked = parseRequest(restoreVmRequest, 'restoreVm', request);
+  const control = controlActivities();
+  const restoreId = uuid4();
+  const view = new OperationView('restoreVm', asked.as ?? asked.backupId);
+  const compensations = new Compensations();
+  let plan: RestorePlan | undefined;
+  try {
+    view.step('looking for the backup');
+    const backup = await control.findBackup(asked.backupId);
+    const present = await locateVm(backup.vm.uuid, view, 600).catch((error: unknown) => {
+      if (failureTypeOf(error) === 'VmNotFound') return null; // gone: it is defined anew where it was
+      throw error;
+    });
+    const found = await control.resolveRestore(restoreId, asked, present, thisRun());
+    plan = found.plan;
+    const { host, vm, repository } = plan;
+    view.about({
+      vm: { uuid: vm.uuid, name: plan.as ?? vm.name },
+      host,
+      repository: repository.name,
+      backupId: plan.backupId,
+    });
+
+    view.step('asking for admission');
+    await admitted(found.admission, view);
+    await control.beginRestore(plan);
+    return await withTimeLimit(plan.timeLimitSeconds, `restore of backup ${plan.backupId}`, async () => {
+      return await restoreDisks(found.plan, found.heartbeatSeconds, view, compensations);
+    });
+  } catch (error) {
+    view.step(isCancellation(error) ? 'cancelled, undoing' : 'failed, undoing');
+    const left = (await compensations.run()).map((failed) => ({ step: failed.step, cause: causeOf(failed.error) }));
+    await CancellationScope.nonCancellable(async () => {
+      if (plan !== undefined) await control.recordRestoreFailure(plan, failureTypeOf(error), causeOf(error), left);
+      await control.releaseAdmission(restoreId);
+    });
+    view.ended(isCancellation(error) ? 'cancelled' : 'failed', causeOf(error));
+    throw error;
+  }
+}
+
+async function restoreDisks(
+  plan: RestorePlan,
+  heartbeatSeconds: number,
+  view: OperationView,
+  compensations: Compensations,
+): Promise<RestoredVm> {
+  const control = controlActivities();
+  const host = hostActivities(plan.host);
+  const transfer = hostTransfers(plan.host, { timeLimitSeconds: plan.timeLimitSeconds, heartbeatSeconds });
+  view.step('checking the backup and the place to restore to');
+  compensations.add('undo restore', () => hostUndo(plan.host).undoRestore(plan));
+  const prepared: PreparedRestore = await host.prepareRestore(plan);
+  view.step(`restoring ${prepared.disks.map(({ target }) => target).join(', ')} beside`);
+  await allOrStop(
+    prepared.disks.map((disk) => () => transfer.restoreDisk.executeWithOptions({ summary: disk.target }, [plan, disk])),
+  );
+  return await CancellationScope.nonCancellable(async () => {
+    view.step('swapping the disks in');
+    const restored = await host.swapDisks(plan, prepared);
+    await control.commitRestore(plan, restored);
+    await control.releaseAdmission(plan.restoreId);
+    await host.finishRestore(plan, prepared).catch((error: unknown) => {
+      view.note(`the VM is restored, but not all is tidied up: ${causeOf(error)}`);
+    });
+    view.ended('done', `VM ${restored.vm.name} is restored`);
+    return restored;
+  });
+}

@@ -1,0 +1,143 @@
+import { CancellationScope, isCancellation, log, uuid4 } from '@temporalio/workflow';
+import type { Backup } from '../schemas/backup.ts';
+import type { BackupPlan, BackupTarget, BegunBackup, CopiedDisk } from '../schemas/plan.ts';
+import { takeBackupRequest, type TakeBackupRequest } from '../schemas/requests.ts';
+import { controlActivities, hostActivities, hostTransfers, hostUndo } from './activity-proxies.ts';
+import { admitted } from './admitted.ts';
+import { allOrStop } from './all-or-stop.ts';
+import { Compensations } from './compensations.ts';
+import { causeOf, failureTypeOf } from './failure-cause.ts';
+import { locateVm } from './locate-vm.ts';
+import { thisRun } from './this-run.ts';
+import { OperationView } from './operation-view.ts';
+import { parseRequest } from './parse-request.ts';
+import { withTimeLimit } from './time-limit.ts';
+
+/** Backs up one VM: freezes a point in time, copies what changed since its parent, publishes the backup. */
+export async function takeBackup(request: TakeBackupRequest): Promise<Backup> {
+  const asked = parseRequest(takeBackupRequest, 'takeBackup', request);
+  const control = controlActivities();
+  const backupId = uuid4(); // chosen before the first effect: every step can be repeated and undone by this name
+  const view = new OperationView('takeBackup', asked.vm);
+  const compensations = new Compensations();
+  try {
+    view.step('looking for the VM');
+    const limits = await control.checkRequest(asked); // a wrong repository or offering fails before any host is asked
+    const vm = await locateVm(asked.vm, view, limits.timeLimitSeconds);
+    const target = await control.resolveTarget(asked, vm);
+    view.about({
+      vm: target.vm,
+      host: target.host,
+      repository: target.repository.name,
+      tenant: target.tenant,
+      backupId,
+    });
+
+    view.step('asking for admission');
+    await admitted(
+      {
+        operationId: backupId,
+        operation: 'takeBackup',
+        ...thisRun(),
+        vmUuid: target.vm.uuid,
+        chain: null,
+        host: target.host,
+        repository: target.repository.name,
+        tenant: target.tenant,
+        priority: target.priority,
+      },
+      view,
+    );
+    const transfer = hostTransfers(target.host, limits);
+    return await withTimeLimit(limits.timeLimitSeconds, `backup of VM ${target.vm.name}`, async () => {
+      compensations.add('abort backup job', async () => {
+        const { leftInRepository } = await hostUndo(target.host).abortBackup(backupId, target);
+        if (leftInRepository !== null) view.note(leftInRepository);
+      });
+      const { plan, begun } = await begin(backupId, asked, target, view);
+      view.step(`copying ${plan.disks.map((disk) => `${disk.target} (${disk.type})`).join(', ')}`);
+      const thaw = begun.thawPending ? hostUndo(target.host).ensureThawed(target) : undefined;
+      if (begun.notFrozen !== null) view.note(`not quiesced: ${begun.notFrozen}`);
+      const copies = await allOrStop(
+        begun.exports.map(
+          (disk) => () =>
+            transfer.copyDisk.executeWithOptions({ summary: `${target.vm.name} ${disk.target}` }, [plan, disk]),
+        ),
+      );
+      await thaw; // the guest may yet freeze: the run is not over before its agent confirms that it will not stay so
+      return await publish(plan, begun, copies, view);
+    });
+  } catch (error) {
+    view.step(isCancellation(error) ? 'cancelled, undoing' : 'failed, undoing');
+    const left = (await compensations.run()).map((failed) => ({ step: failed.step, cause: causeOf(failed.error) }));
+    await CancellationScope.nonCancellable(async () => {
+      await control.recordFailure(backupId, failureTypeOf(error), causeOf(error), left);
+      await control.releaseAdmission(backupId);
+    });
+    view.ended(isCancellation(error) ? 'cancelled' : 'failed', causeOf(error));
+    throw error;
+  }
+}
+
+/** Plans the backup and freezes its instant. When a checkpoint turns out lost, plans again with its disks in full. */
+async function begin(
+  backupId: string,
+  asked: TakeBackupRequest,
+  target: BackupTarget,
+  view: OperationView,
+): Promise<{ plan: BackupPlan; begun: BegunBackup }> {
+  const control = controlActivities();
+  const host = hostActivities(target.host);
+  for (const checkpointLost of [false, true]) {
+    view.step('planning');
+    const parents = await control.parentFiles(target); // only now: nothing else can change the chain
+    const facts = await host.inspectVm(target, parents);
+    const plan = await control.planBackup(backupId, asked, target, facts, checkpointLost, thisRun());
+    view.step('freezing a point in time');
+    try {
+      return { plan, begun: await host.beginBackup(plan) };
+    } catch (error) {
+      if (failureTypeOf(error) !== 'CheckpointLost' || checkpointLost) throw error;
+      log.warn('checkpoint lost, copying in full', { vm: target.vm.name, cause: causeOf(error) });
+      view.note(causeOf(error));
+    }
+  }
+  throw new Error('unreachable: the second round returns or throws');
+}
+
+/** From here the backup comes about, also when it is cancelled: what is copied is worth more than an early end. */
+async function publish(
+  plan: BackupPlan,
+  begun: BegunBackup,
+  copies: CopiedDisk[],
+  view: OperationView,
+): Promise<Backup> {
+  return await CancellationScope.nonCancellable(async () => {
+    const control = controlActivities();
+    const { vm, host } = plan.target;
+    view.step('ending the backup job');
+    await hostActivities(host).endBackup(plan);
+    view.step('writing the manifest');
+    const completed = await hostActivities(host).publishBackup(plan, begun, copies);
+    const backup = await control.commitBackup(plan, completed);
+    view.step('tidying up');
+    await tidy(plan, view);
+    await control.releaseAdmission(plan.backupId);
+    view.ended('done', `backup ${backup.id} of VM ${vm.name} is stored`);
+    return backup;
+  });
+}
+
+/** What cannot be tidied now is noted and goes with the next backup; it fails nothing. */
+async function tidy({ backupId, target }: BackupPlan, view: OperationView): Promise<void> {
+  const control = controlActivities();
+  const host = hostActivities(target.host);
+  try {
+    const stale = await control.staleCheckpoints(target.vm.uuid);
+    if (stale.length > 0) await host.removeCheckpoints(target, stale);
+    await control.checkpointsRemoved(target.vm.uuid, stale);
+    await host.forgetBackup(backupId);
+  } catch (error) {
+    view.note(`an older checkpoint or the host's notes stay until the next backup: ${causeOf(error)}`);
+  }
+}
