@@ -32,8 +32,9 @@ const MAX_STATUS_BYTES = 0x8000_0000;
 export async function connectNbd(
   address: NbdAddress,
   exportName: string,
-  { contexts = [], ...options }: ConnectOptions & { contexts?: readonly string[] } = {},
+  options: ConnectOptions & { contexts?: readonly string[] } = {},
 ): Promise<NbdConnection> {
+  const { contexts = [] } = options;
   const { channel, negotiated, leftOver } = await shakeHands(address, options, (wire, reader) =>
     negotiateExport(wire, reader, exportName, contexts),
   );

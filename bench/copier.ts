@@ -1,0 +1,213 @@
+/**
+ * The copier beside `qemu-img convert`, both reading the same NBD export and both durable at the end (fsync).
+ * Interleaved, medians, ratios; bench/README.md, "Copier", has the figures.
+ *
+ *   node bench/copier.ts [--rounds 5] [--folder /var/tmp/holdfast-bench] [--threads 2] [--only plain,zstd]
+ */
+import { spawn, spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { copyDisk } from '../copier/copy-disk.ts';
+import { ThreadPool } from '../copier/thread-pool.ts';
+
+const MIB = 1024 * 1024;
+const GIB = 1024 * MIB;
+const DISK_BYTES = 8 * GIB;
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '5' },
+    folder: { type: 'string', default: '/var/tmp/holdfast-bench' },
+    threads: { type: 'string', default: '2' },
+    tasks: { type: 'string', default: '2' },
+    only: { type: 'string', default: 'plain,zstd' },
+  },
+});
+const folder = values.folder;
+mkdirSync(folder, { recursive: true });
+
+/** 8 GiB disk with 4 GiB of data: 2 GiB random, 1 GiB log lines, 0.5 GiB zeroes written out, 0.5 GiB one text page in 16. */
+function makeDisk(path: string): void {
+  if (existsSync(path)) return;
+  const partial = `${path}.partial`;
+  const blockBytes = 64 * MIB;
+  const random = patternFile('random', blockBytes, () => randomBytes(MIB));
+  const text = patternFile('text', blockBytes, () => logLines(MIB));
+  const sparse = patternFile('sparse', blockBytes, () => sparsePages(MIB));
+  run('qemu-img', 'create', '-q', '-f', 'qcow2', partial, String(DISK_BYTES));
+  const commands: string[] = [];
+  const fill = (what: string, offset: number, lengthBytes: number) => {
+    for (let at = offset; at < offset + lengthBytes; at += blockBytes)
+      commands.push('-c', `write -q ${what} ${at} ${blockBytes}`);
+  };
+  fill(`-s ${random}`, 0, 2 * GIB);
+  fill(`-s ${text}`, 3 * GIB, GIB);
+  fill('-P 0', 5 * GIB, GIB / 2);
+  fill(`-s ${sparse}`, 7 * GIB, GIB / 2);
+  run('qemu-io', '-f', 'qcow2', ...commands, partial);
+  run('mv', partial, path);
+}
+
+function patternFile(name: string, lengthBytes: number, block: () => Uint8Array): string {
+  const path = join(folder, `${name}.bin`);
+  const file = openSync(path, 'w');
+  for (let done = 0; done < lengthBytes;) done += writeSync(file, block());
+  closeSync(file);
+  return path;
+}
+
+let lineNumber = 0;
+function logLines(lengthBytes: number): Buffer {
+  const block = Buffer.alloc(lengthBytes);
+  for (let at = 0; at < lengthBytes;) {
+    const id = Math.random().toString(16).slice(2);
+    const line = `2026-11-21T${10 + (lineNumber % 13)}:${lineNumber % 60}:${(lineNumber * 7) % 60}Z web-${lineNumber % 9} app[${lineNumber++}]: GET /orders/${id} 200 ${(lineNumber * 37) % 900} ms\n`;
+    at += block.write(line, at);
+  }
+  return block;
+}
+
+function sparsePages(lengthBytes: number): Buffer {
+  const block = Buffer.alloc(lengthBytes);
+  for (let at = 0; at < lengthBytes; at += 65_536) logLines(4096).copy(block, at);
+  return block;
+}
+
+function run(command: string, ...args: string[]): void {
+  const { status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`${command} ${args.slice(0, 4).join(' ')}: ${stderr}`);
+}
+
+interface Cost {
+  seconds: number;
+  /** Processor time of the program. */
+  clientCpu: number;
+  /** Processor time of qemu-nbd, which serves both sides. */
+  serverCpu: number;
+}
+
+async function measured(act: () => Promise<unknown>): Promise<Cost> {
+  spawnSync('sync');
+  const start = performance.now();
+  const clientBefore = cpuSeconds(process.pid);
+  const serverBefore = cpuSeconds(server.pid!);
+  await act();
+  return {
+    seconds: (performance.now() - start) / 1000,
+    clientCpu: cpuSeconds(process.pid) - clientBefore,
+    serverCpu: cpuSeconds(server.pid!) - serverBefore,
+  };
+}
+
+/** Of a process, all its threads and the children it has waited for. Source: proc(5), /proc/pid/stat, fields 14 to 17 */
+function cpuSeconds(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').replace(/.*\) /, '').split(' ');
+  return fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) / 100;
+}
+
+function fsyncFile(path: string): void {
+  const file = openSync(path, 'r+');
+  fsyncSync(file);
+  closeSync(file);
+}
+
+const median = (numbers: number[]): number => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!;
+
+const disk = join(folder, 'disk.qcow2');
+makeDisk(disk);
+const socketPath = join(folder, 'nbd.sock');
+rmSync(socketPath, { force: true });
+const server = spawn('qemu-nbd', ['-r', '-t', '-e', '16', '-k', socketPath, '-f', 'qcow2', disk], { stdio: 'ignore' });
+while (!existsSync(socketPath)) await delay(20);
+const uri = `nbd+unix:///?socket=${socketPath}`;
+const output = join(folder, 'out.qcow2');
+const journalPath = join(folder, 'journal');
+const pool = new ThreadPool({ threads: Number(values.threads), tasksPerThread: Number(values.tasks) });
+
+async function holdfast(compression: 'none' | 'zstd'): Promise<void> {
+  const source = { socketPath, exportName: '', mapContext: 'base:allocation', virtualSizeBytes: DISK_BYTES };
+  const sink = { kind: 'file', path: output, blobKey: 'out.qcow2' } as const;
+  await copyDisk(pool, { source, compression, sink, journalPath, signal: new AbortController().signal });
+  fsyncFile(output);
+}
+
+async function convert(...options: string[]): Promise<void> {
+  const child = spawn(
+    'qemu-img',
+    ['convert', '-n', ...options, '-W', '-m', '16', '-f', 'raw', '-O', 'qcow2', uri, output],
+    {
+      stdio: ['ignore', 'ignore', 'inherit'],
+    },
+  );
+  await once(child, 'exit');
+  fsyncFile(output);
+}
+
+const contests = {
+  plain: {
+    ours: () => holdfast('none'),
+    theirs: () => convert(),
+    create: [],
+  },
+  zstd: {
+    ours: () => holdfast('zstd'),
+    theirs: () => convert('-c'),
+    create: ['-o', 'compression_type=zstd'],
+  },
+};
+
+try {
+  for (const [name, { ours, theirs, create }] of Object.entries(contests)) {
+    if (!values.only.split(',').includes(name)) continue;
+    const costs: { ours: Cost[]; theirs: Cost[] } = { ours: [], theirs: [] };
+    const stored = { ours: 0, theirs: 0 };
+    for (let round = 0; round <= Number(values.rounds); round++) {
+      for (const who of round % 2 === 0 ? (['ours', 'theirs'] as const) : (['theirs', 'ours'] as const)) {
+        rmSync(output, { force: true });
+        rmSync(journalPath, { force: true });
+        if (who === 'ours') writeFileSync(output, '');
+        else run('qemu-img', 'create', '-q', '-f', 'qcow2', ...create, output, String(DISK_BYTES));
+        const cost = await measured(who === 'ours' ? ours : theirs);
+        stored[who] = statSync(output).blocks / 2048;
+        if (round > 0) costs[who].push(cost); // the first round warms caches
+      }
+    }
+    for (const who of ['ours', 'theirs'] as const) {
+      const all = costs[who];
+      const of = (key: keyof Cost) => median(all.map((cost) => cost[key])).toFixed(2);
+      const each = all.map(({ seconds }) => seconds.toFixed(2)).join(' ');
+      console.log(
+        `${name} ${who}: ${of('seconds')} s [${each}], CPU ${of('clientCpu')} + ${of('serverCpu')} s, ${stored[who].toFixed(0)} MiB`,
+      );
+    }
+    const ratio = (cost: (one: Cost) => number) =>
+      (median(costs.ours.map(cost)) / median(costs.theirs.map(cost))).toFixed(2);
+    console.log(
+      `${name}: time ${ratio((c) => c.seconds)}, CPU ${ratio((c) => c.clientCpu + c.serverCpu)} of qemu-img's`,
+    );
+  }
+  const { userCPUTime, systemCPUTime, maxRSS } = process.resourceUsage();
+  console.log(
+    `CPU ${((userCPUTime + systemCPUTime) / 1e6).toFixed(1)} s in all, peak RSS ${(maxRSS / 1024).toFixed(0)} MiB`,
+  );
+} finally {
+  await pool[Symbol.asyncDispose]();
+  server.kill();
+  await once(server, 'exit');
+  for (const path of [output, journalPath]) rmSync(path, { force: true });
+}
