@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import { createWriteStream, type WriteStream } from 'node:fs';
+import { createWriteStream, renameSync, writeFileSync, type WriteStream } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openCatalog } from '../catalog/open-catalog.ts';
@@ -62,11 +62,11 @@ export async function runDev(installation: Installation, options: DevOptions): P
     running.push(supervised);
     await supervised.start(signal);
   };
-  const note = async (name: string, pid: number): Promise<void> => {
+  const note = (name: string, pid: number): void => {
     state.processes[name] = pid;
     const path = devStatePath(dataDir);
-    await writeFile(`${path}.tmp`, JSON.stringify(state, null, 2));
-    await rename(`${path}.tmp`, path);
+    writeFileSync(`${path}.tmp`, JSON.stringify(state, null, 2));
+    renameSync(`${path}.tmp`, path);
   };
   try {
     await start(temporalService(dataDir, port, uiPort));
@@ -99,7 +99,7 @@ interface Surroundings {
   dataDir: string;
   environment: NodeJS.ProcessEnv;
   log: (line: string) => void;
-  onStart: (pid: number) => Promise<void>;
+  onStart: (pid: number) => void;
 }
 
 /** A child process that is started again when it ends by itself; its output goes to `logs/<name>.log`. */
@@ -129,7 +129,7 @@ class Supervised {
     const child = spawn(command, args, { env: this.#context.environment, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
     child.once('error', failed);
-    if (child.pid !== undefined) void this.#context.onStart(child.pid);
+    if (child.pid !== undefined) this.#context.onStart(child.pid);
     if (readyLine === undefined) isReady(undefined);
     for (const stream of [child.stdout, child.stderr]) {
       stream.on('data', (chunk: Buffer) => {
@@ -190,8 +190,13 @@ async function temporalAnswers(temporal: Installation['temporal'], signal: Abort
   }
 }
 
-/** The ports of the last run, so that a page in the browser stays right; else Temporal's own, or free ones. */
+/**
+ * HOLDFAST_DEV_PORTS (`server,ui`); else the ports of the last run, so that a page in the browser stays right; else
+ * Temporal's own, or free ones.
+ */
 async function ports(last: DevState | undefined): Promise<{ port: number; uiPort: number }> {
+  const [port, uiPort] = (process.env['HOLDFAST_DEV_PORTS'] ?? '').split(',').map(Number);
+  if (port !== undefined && uiPort !== undefined) return { port, uiPort };
   const lastPort = Number(last?.temporalAddress.split(':').at(-1) ?? 7233);
   const lastUi = last === undefined ? 8233 : Number(new URL(last.temporalUi).port);
   return { port: await freePort(lastPort), uiPort: await freePort(lastUi) };

@@ -8,7 +8,7 @@ import type { TemporalOptions } from './installation.ts';
 /** A connection for starting and asking workflows. */
 export async function connectClient({ address, namespace, connection }: TemporalOptions): Promise<Client> {
   return new Client({
-    connection: await Connection.connect({ ...connection, address, connectTimeout: '5s' }),
+    connection: await Connection.connect({ ...connection, address, connectTimeout: '3s' }),
     namespace,
   });
 }
