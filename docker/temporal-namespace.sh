@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes the namespace and the search attributes by which operations are found; may be repeated.
+# Makes the namespace; may be repeated. The control worker makes the search attributes in it.
 set -eu
 
 # Tries for a minute: the server takes some seconds to come up, and again to know a namespace it has just made.
 patiently() {
   tries=0
-  until "$@"; do
+  until "$@" >/dev/null; do
     tries=$((tries + 1))
     [ "$tries" -lt 30 ] || return 1
     sleep 2
@@ -13,11 +13,6 @@ patiently() {
 }
 
 patiently temporal operator cluster health
-
 temporal operator namespace describe --namespace "$TEMPORAL_NAMESPACE" >/dev/null 2>&1 ||
   temporal operator namespace create --namespace "$TEMPORAL_NAMESPACE" --retention 90d
-
-# As in schemas/search-attributes.ts
-for name in HoldfastOperation HoldfastState HoldfastVm HoldfastVmUuid HoldfastHost HoldfastRepository HoldfastTenant; do
-  patiently temporal operator search-attribute create --namespace "$TEMPORAL_NAMESPACE" --name "$name" --type Keyword
-done
+patiently temporal operator search-attribute list --namespace "$TEMPORAL_NAMESPACE"
