@@ -5,7 +5,9 @@ import {
   AUTH,
   CALLS,
   FEATURE,
+  HEADER_BYTES,
   KEEPALIVE,
+  MESSAGE_MAX_BYTES,
   MESSAGE_STATUS,
   MESSAGE_TYPE,
   type Procedure,
@@ -13,7 +15,7 @@ import {
   PROGRAM_VERSION,
   remoteError,
 } from './protocol.ts';
-import { encode, XdrReader } from './xdr.ts';
+import { encode, XdrError, XdrReader } from './xdr.ts';
 
 /** What every call takes. */
 export interface CallOptions {
@@ -84,7 +86,9 @@ export class Connection {
     };
     socket.on('data', (chunk: Buffer) => this.#receive(chunk));
     socket.on('error', (error) => this.#lose(error));
-    socket.on('close', () => this.#lose(new Error('the daemon closed the connection')));
+    const onEnd = (): void => this.#lose(new Error('the daemon closed the connection'));
+    socket.on('end', onEnd); // an SSH channel stays half open
+    socket.on('close', onEnd);
   }
 
   /** Authenticates, agrees on keepalive and opens the driver. The socket is destroyed when that fails. */
@@ -122,25 +126,25 @@ export class Connection {
     this.#onEvent = handler;
   }
 
-  call<A, R>(procedure: Procedure<A, R>, args: A, options: CallOptions = {}): Promise<R> {
-    return this.#enqueue<A, R>(procedure, args, options, undefined);
+  async call<A, R>(procedure: Procedure<A, R>, args: A, options: CallOptions = {}): Promise<R> {
+    return await this.#enqueue<A, R>(procedure, args, options, undefined);
   }
 
   /** A call whose reply is followed by data. For small things: the data is held in memory. */
-  callWithData<A, R>(
+  async callWithData<A, R>(
     procedure: Procedure<A, R>,
     args: A,
     maxBytes: number,
     options: CallOptions = {},
   ): Promise<StreamedReply<R>> {
-    return this.#enqueue<A, StreamedReply<R>>(procedure, args, options, maxBytes);
+    return await this.#enqueue<A, StreamedReply<R>>(procedure, args, options, maxBytes);
   }
 
   close(): void {
     this.#lose(new Error('closed by us'));
   }
 
-  #enqueue<A, T>(
+  async #enqueue<A, T>(
     procedure: Procedure<A, unknown>,
     args: A,
     options: CallOptions,
@@ -148,11 +152,11 @@ export class Connection {
   ): Promise<T> {
     const { signal, timeoutMs = this.#options.defaultTimeoutMs } = options;
     const { promise, resolve, reject } = Promise.withResolvers<T>();
-    if (signal?.aborted) return Promise.reject(signal.reason as Error);
-    if (this.#lost !== undefined) return Promise.reject(connectionLost(procedure.name, this.#lost, false));
+    signal?.throwIfAborted();
+    if (this.#lost !== undefined) throw connectionLost(procedure.name, this.#lost, false);
     const call: Call = {
       procedure: procedure,
-      payload: encode(procedure.args, args),
+      payload: encodeArguments(procedure, args),
       serial: 0,
       waiter: { resolve, reject },
       stream: maxBytes === undefined ? undefined : { maxBytes, chunks: [], bytes: 0, reply: undefined },
@@ -164,10 +168,12 @@ export class Connection {
     signal?.addEventListener('abort', onAbort, { once: true });
     this.#queue.push(call);
     this.#pump();
-    return promise.finally(() => {
+    try {
+      return await promise;
+    } finally {
       clearTimeout(timer);
       signal?.removeEventListener('abort', onAbort);
-    });
+    }
   }
 
   /** Sends what waits, as far as the daemon's limit allows. */
@@ -177,13 +183,8 @@ export class Connection {
       if (call === undefined) return;
       this.#lastSerial = (this.#lastSerial % 0xffffffff) + 1;
       call.serial = this.#lastSerial;
-      try {
-        this.#send(call, MESSAGE_TYPE.CALL, MESSAGE_STATUS.OK, call.payload);
-      } catch (error) {
-        call.waiter?.reject(error); // too long to be sent
-        continue;
-      }
       this.#inFlight.set(call.serial, call);
+      this.#send(call, MESSAGE_TYPE.CALL, MESSAGE_STATUS.OK, call.payload);
     }
   }
 
@@ -310,6 +311,13 @@ export class Connection {
     this.#queue.length = 0;
     this.#closed.resolve(reason);
   }
+}
+
+/** Refuses here, before it is sent, what the daemon would close the connection for. */
+function encodeArguments<A>(procedure: Procedure<A, unknown>, args: A): Buffer {
+  const payload = encode(procedure.args, args);
+  if (payload.length + HEADER_BYTES <= MESSAGE_MAX_BYTES) return payload;
+  throw new XdrError(`${procedure.name} with ${payload.length} bytes is longer than libvirt takes`);
 }
 
 const message = (error: unknown): string => (error instanceof Error ? error.message : String(error));

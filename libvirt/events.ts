@@ -157,7 +157,7 @@ export class EventSubscription implements AsyncIterableIterator<LibvirtEvent>, A
   /** For the hub: no more events; `error` goes to the reader. */
   finish(error?: unknown): void {
     if (this.#ended !== undefined) return;
-    this.#ended = { error };
+    this.#ended = { error: this.#waiters.length === 0 ? error : undefined }; // told once
     this.#end(this);
     for (const waiter of this.#waiters.splice(0)) {
       if (error === undefined) waiter.resolve({ value: undefined, done: true });
@@ -170,7 +170,7 @@ export class EventSubscription implements AsyncIterableIterator<LibvirtEvent>, A
     if (event !== undefined) return { value: event, done: false };
     if (this.#ended !== undefined) {
       const { error } = this.#ended;
-      this.#ended = { error: undefined }; // told once
+      this.#ended = { error: undefined };
       if (error !== undefined) throw error as Error;
       return { value: undefined, done: true };
     }

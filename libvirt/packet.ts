@@ -16,7 +16,7 @@ export function packetBytes(header: Omit<PacketHeader, 'length'>, payload: Buffe
     throw new XdrError(`a message of ${length} bytes is longer than libvirt takes (${MESSAGE_MAX_BYTES})`);
   }
   const writer = new XdrWriter();
-  packetHeader.write(writer, { length, ...header });
+  packetHeader.write(writer, { ...header, length });
   return Buffer.concat([writer.bytes(), payload]);
 }
 
