@@ -8,20 +8,16 @@ import { HostState } from '../activities/host/host-state.ts';
 import { createHostActivities, createHostDataActivities } from '../activities/host/index.ts';
 import { RestoreNotes } from '../activities/host/restore-notes.ts';
 import { createCopierPool } from '../copier/pool.ts';
-import {
-  connectLibvirt,
-  defaultSocketPath,
-  parseLibvirtAddress,
-  type Libvirt,
-  type LibvirtAddress,
-} from '../libvirt/libvirt.ts';
+import { connectLibvirt, defaultSocketPath, parseLibvirtAddress, type Libvirt } from '../libvirt/libvirt.ts';
 import { openBlobStore } from '../repository/open-repository.ts';
+import { HoldfastError } from '../schemas/failures.ts';
 import { CONTROL_QUEUE, hostDataQueue, hostQueue } from '../schemas/queues.ts';
 import { daemonRootOf } from './daemon-root.ts';
 import { failureInterceptor } from './failure-interceptor.ts';
 import type { Installation, TemporalOptions } from './installation.ts';
 import { holdAlone } from './single-instance.ts';
 import { connectClient, connectWorker, installRuntime } from './temporal.ts';
+import { startThawGuard } from './thaw-guard-client.ts';
 import { holdfastVersion } from './version.ts';
 
 export interface HostWorkerOptions {
@@ -45,13 +41,21 @@ export async function runHostWorker(installation: Installation, options: HostWor
   const stateDir = join(dataDir, 'hosts', host);
   await using _lock = await holdAlone(join(stateDir, 'worker.lock'), signal, log);
   const address = parseLibvirtAddress(options.libvirt ?? defaultSocketPath());
+  if (address.kind !== 'unix') {
+    throw new HoldfastError(
+      'InvalidRequest',
+      `libvirt: a host worker runs beside its libvirt, give its socket, not ${options.libvirt ?? ''}`,
+    );
+  }
   await using libvirt = connectLibvirt(address);
+  await using guard = startThawGuard(libvirt.address);
   await using copier = createCopierPool();
   const captures = new CaptureStore(join(stateDir, 'captures'));
   const dependencies: HostDependencies & { restores: RestoreNotes } = {
     host,
     slots,
     libvirt,
+    guard,
     copier,
     openStore: openBlobStore,
     state: new HostState({
@@ -62,7 +66,7 @@ export async function runHostWorker(installation: Installation, options: HostWor
     captures,
     restores: new RestoreNotes(join(stateDir, 'restores')),
     fence: new Fence(),
-    daemonRoot: () => rootOf(address),
+    daemonRoot: () => daemonRootOf(address.path),
     versions: () => versionsOf(libvirt),
   };
   const connection = await connectWorker(temporal, signal, log);
@@ -100,9 +104,6 @@ export async function runHostWorker(installation: Installation, options: HostWor
     await connection.close();
   }
 }
-
-const rootOf = async (address: LibvirtAddress): Promise<string> =>
-  address.kind === 'unix' ? await daemonRootOf(address.path) : '/';
 
 const versionsOf = async (libvirt: Libvirt): Promise<Record<string, string>> => ({
   holdfast: holdfastVersion(),

@@ -14,7 +14,8 @@ import type { HostDependencies } from './dependencies.ts';
 import { checkpointXml, domainBackupXml, exportBitmap } from './domain-backup-xml.ts';
 import { readDomainFiles } from './domain-files.ts';
 import { domainOf } from './domain.ts';
-import { quiesced, thaw } from './quiesce.ts';
+import { quiesced } from './quiesce.ts';
+import { thaw } from './thaw.ts';
 
 export const createBeginBackup = (dependencies: HostDependencies) => {
   const { host, libvirt, state, captures, fence, openStore, daemonRoot, versions } = dependencies;
@@ -106,7 +107,7 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
       scratchFile: (target) => state.scratchFile(plan.backupId, target),
     });
     const checkpoint = checkpointXml(plan, targets);
-    const frozen = await quiesced(libvirt, domain, quiesce, { signal }, async () => {
+    const frozen = await quiesced(dependencies, domain, quiesce, { signal }, async () => {
       const instant = new Date();
       // Not cancellable: an answer that nobody waits for would leave a job that nobody knows.
       await libvirt.backupBegin(domain, job, checkpoint).catch((error: unknown) => {

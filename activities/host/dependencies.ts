@@ -5,12 +5,14 @@ import type { RepositoryLocation } from '../../schemas/catalog.ts';
 import type { CaptureStore } from './capture-store.ts';
 import type { Fence } from './fence.ts';
 import type { HostState } from './host-state.ts';
+import type { ThawGuard } from './quiesce.ts';
 
 export interface HostDependencies {
   host: string;
   /** How many disks may be copied at once. */
   slots: number;
   libvirt: Libvirt;
+  guard: ThawGuard;
   copier: CopierPool;
   openStore: (location: RepositoryLocation) => BlobStore;
   state: HostState;

@@ -12,7 +12,7 @@ import { removeCheckpoint } from './checkpoints.ts';
 import { copyFence } from './copy-disk.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
-import { thaw } from './quiesce.ts';
+import { thaw } from './thaw.ts';
 
 /** An agent that hung in its freeze is given this long to confirm its thaw before the step is tried again. */
 const THAW_PATIENCE_MS = 60_000;

@@ -1,14 +1,13 @@
-import { setTimeout as sleep } from 'node:timers/promises';
-import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import type { Domain, Libvirt } from '../../libvirt/libvirt.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { QuiesceMode } from '../../schemas/states.ts';
+import { AGENT_CALL_MS, AGENT_SECONDS, NO_LIMIT, thaw } from './thaw.ts';
 
-/** How long a guest may take to freeze its file systems; a hung agent must not hold up the backup. */
-const FREEZE_SECONDS = 20;
-/** libvirt's own default: wait for ever. */
-const NO_LIMIT = -2;
-const CALL_MS = (FREEZE_SECONDS + 15) * 1000;
+/** Somebody who outlives this process and thaws the guests it leaves frozen. */
+export interface ThawGuard {
+  frozen(vmUuid: string): void;
+  thawed(vmUuid: string): void;
+}
 
 export interface Quiesced<T> {
   result: T;
@@ -27,7 +26,7 @@ export interface Quiesced<T> {
  * @throws HoldfastError QuiesceFailed with `require` when the guest cannot be frozen
  */
 export async function quiesced<T>(
-  libvirt: Libvirt,
+  { libvirt, guard }: { libvirt: Libvirt; guard: ThawGuard },
   domain: Domain,
   mode: QuiesceMode,
   options: { signal: AbortSignal },
@@ -35,70 +34,53 @@ export async function quiesced<T>(
 ): Promise<Quiesced<T>> {
   if (mode === 'none') return { result: await act(), freezeMs: null, notFrozen: null, thawPending: false };
   const startedMs = performance.now();
-  const frozen = await freeze(libvirt, domain, options);
-  if (frozen.refusal !== null) {
-    const thawPending = frozen.asked && !(await thaw(libvirt, domain, 20_000));
-    if (mode === 'require') {
-      throw new HoldfastError(
-        'QuiesceFailed',
-        `VM ${domain.name} cannot be frozen: ${frozen.refusal}; nothing was copied`,
-      );
-    }
-    return { result: await act(), freezeMs: null, notFrozen: frozen.refusal, thawPending };
+  const thawed = async (patienceMs: number): Promise<boolean> => {
+    const sure = await thaw(libvirt, domain, patienceMs);
+    if (sure) guard.thawed(domain.uuid);
+    return sure;
+  };
+  const noAgent = await whyAgentDoesNotAnswer(libvirt, domain, options);
+  if (noAgent !== undefined) return await unfrozen(noAgent, false);
+  guard.frozen(domain.uuid);
+  try {
+    // Bounded, and not cancellable: it could freeze when nobody looks any more.
+    await libvirt.fsFreeze(domain, [], { timeoutMs: AGENT_CALL_MS });
+  } catch (error) {
+    return await unfrozen(messageOf(error), !(await thawed(20_000)));
   }
   let result: T;
   try {
     result = await act();
   } catch (error) {
-    await thaw(libvirt, domain, 60_000);
+    await thawed(60_000);
     throw error;
   }
-  const thawed = await thaw(libvirt, domain, 60_000);
-  return { result, freezeMs: Math.round(performance.now() - startedMs), notFrozen: null, thawPending: !thawed };
+  const thawPending = !(await thawed(60_000));
+  return { result, freezeMs: Math.round(performance.now() - startedMs), notFrozen: null, thawPending };
+
+  async function unfrozen(notFrozen: string, thawPending: boolean): Promise<Quiesced<T>> {
+    if (mode === 'require') {
+      throw new HoldfastError('QuiesceFailed', `VM ${domain.name} cannot be frozen: ${notFrozen}; nothing was copied`);
+    }
+    return { result: await act(), freezeMs: null, notFrozen, thawPending };
+  }
 }
 
-async function freeze(
+/** An agent that does not answer a harmless question is not asked to freeze: it might do so later. */
+async function whyAgentDoesNotAnswer(
   libvirt: Libvirt,
   domain: Domain,
   options: { signal: AbortSignal },
-): Promise<{ refusal: string | null; asked: boolean }> {
-  let asked = false;
+): Promise<string | undefined> {
   try {
-    await libvirt.setAgentResponseTimeout(domain, FREEZE_SECONDS, options);
-    await libvirt.fsInfo(domain, { ...options, timeoutMs: CALL_MS }); // an agent that does not answer is not asked to freeze
-    asked = true;
-    await libvirt.fsFreeze(domain, [], { timeoutMs: CALL_MS }); // bounded, and not cancellable: it could freeze unseen
-    return { refusal: null, asked };
+    await libvirt.setAgentResponseTimeout(domain, AGENT_SECONDS, options);
+    await libvirt.fsInfo(domain, { ...options, timeoutMs: AGENT_CALL_MS });
+    return undefined;
   } catch (error) {
-    if (!asked) options.signal.throwIfAborted();
-    return { refusal: error instanceof Error ? error.message : String(error), asked };
+    await libvirt.setAgentResponseTimeout(domain, NO_LIMIT).catch(() => undefined); // refused as before: no agent channel
+    options.signal.throwIfAborted();
+    return messageOf(error);
   }
 }
 
-/**
- * Thaws the guest. An agent that hangs in its freeze takes the thaw when it is done with it, so it is asked again until
- * it confirms. Not cancellable: a frozen guest is worse than a late end. Returns whether the guest is surely not frozen.
- */
-export async function thaw(libvirt: Libvirt, domain: Domain, patienceMs: number): Promise<boolean> {
-  const deadline = Date.now() + patienceMs;
-  for (;;) {
-    try {
-      if (!(await mayBeFrozen(libvirt, domain))) return true;
-      await libvirt.setAgentResponseTimeout(domain, FREEZE_SECONDS);
-      await libvirt.fsThaw(domain, [], { timeoutMs: CALL_MS });
-      await libvirt.setAgentResponseTimeout(domain, NO_LIMIT);
-      return true;
-    } catch {
-      if (Date.now() > deadline) return false;
-      await sleep(1000); // the agent is busy, or libvirtd is restarting: ask again
-    }
-  }
-}
-
-/** A guest that is off, or whose agent's port is closed, holds no freeze of ours. */
-async function mayBeFrozen(libvirt: Libvirt, domain: Domain): Promise<boolean> {
-  const { state } = await libvirt.state(domain);
-  if (state === 'shutoff' || state === 'crashed') return false;
-  const xml = await libvirt.domainXml(domain, {});
-  return parseDomainXml(xml).isAgentConnected === true;
-}
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -7,8 +7,8 @@ import { createSwapDisks } from './swap-disks.ts';
 
 export const createReclaimLeftovers = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
   const { captures, restores, state } = dependencies;
-  const { abortBackup } = createEndBackup(dependencies);
-  const { undoRestore } = createSwapDisks(dependencies);
+  const backups = createEndBackup(dependencies);
+  const swaps = createSwapDisks(dependencies);
 
   return {
     /**
@@ -35,7 +35,7 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
           );
           if (dryRun) continue;
           if (capture === undefined) await captures.remove(id);
-          else await abortBackup(id, capture.plan.target);
+          else await backups.abortBackup(id, capture.plan.target);
         }
         for (const { id } of (await restores.list()).filter(orphaned)) {
           const note = await restores.read(id);
@@ -44,7 +44,7 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
           );
           if (dryRun) continue;
           if (note === undefined) await restores.remove(id);
-          else await undoRestore(note.plan);
+          else await swaps.undoRestore(note.plan);
         }
         for (const folder of (await listIds(state.scratchRoot)).filter(orphaned)) {
           if ((await captures.read(folder.id)) !== undefined) continue;
