@@ -13,7 +13,7 @@ import { CopierError, type CopyDiskOptions, type CopyResult, type CopySource, ty
 import { expectedStoredBytes, planSegments, segmentCount, type PlannedSegment } from './copy-plan.ts';
 import { isLoss, jobLost, type CopiedSegment, type CopySegmentTask, type PlaceQuestion } from './copy-segment.ts';
 import { FileSpace } from './file-space.ts';
-import { Journal, type StoredSegment } from './journal.ts';
+import { Journal, type FinishedFile } from './journal.ts';
 import { placeClusters } from './place-clusters.ts';
 import { ProgressThrottle } from './progress-throttle.ts';
 import { StoredSegments } from './stored-segments.ts';
@@ -43,20 +43,23 @@ export async function copyDisk(threads: ThreadPool, options: CopyDiskOptions): P
   signal.throwIfAborted();
   const clusterBits = options.backingFileName === undefined ? FULL_CLUSTER_BITS : INCREMENTAL_CLUSTER_BITS;
   const { map, canMultiConn } = await readMap(source, 2 ** clusterBits, signal);
-  using journal = await Journal.open(options.journalPath, {
-    mapSha256: map.sha256(),
-    clusterBytes: map.clusterBytes,
-    compression: options.compression,
-    backingFileName: options.backingFileName ?? null,
-    sink: await identifyFileSink(options.sink),
-    bootId: (await readFile('/proc/sys/kernel/random/boot_id', 'latin1').catch(() => 'unknown')).trim(),
-  });
   const stored = new StoredSegments(map, segmentCount(map));
-  for (const segment of journal.stored) stored.set(segment);
+  using journal = await Journal.open(
+    options.journalPath,
+    {
+      mapSha256: map.sha256(),
+      clusterBytes: map.clusterBytes,
+      compression: options.compression,
+      backingFileName: options.backingFileName ?? null,
+      sink: await identifyFileSink(options.sink),
+      bootId: (await readFile('/proc/sys/kernel/random/boot_id', 'latin1').catch(() => 'unknown')).trim(),
+    },
+    (segment) => stored.set(segment),
+  );
   const resumedSegments = stored.count;
-  if (resumedSegments > 0) await checkResumed(options, journal.stored);
+  if (resumedSegments > 0) await checkResumed(options, stored.sums());
   const result = { changedBytes: map.changedBytes, clusterBytes: map.clusterBytes, resumedSegments };
-  if (journal.finished) return { ...result, ...journal.finished, readBytes: journal.readBytes };
+  if (journal.finished) return { ...result, ...fileOf(stored, journal.finished), readBytes: journal.readBytes };
 
   await options.onPlanned?.({
     changedBytes: map.changedBytes,
@@ -65,9 +68,16 @@ export async function copyDisk(threads: ThreadPool, options: CopyDiskOptions): P
   signal.throwIfAborted();
   const space = new FileSpace(map.clusterBytes, stored.places());
   const readBytes = await copySegments(threads, options, { map, canMultiConn, journal, stored, space });
-  const file = await completeFile(options, { clusterBits, map, stored, space });
-  journal.fileFinished(file);
-  return { ...result, ...file, readBytes: journal.readBytes + readBytes };
+  const finished = await completeFile(options, { clusterBits, map, stored, space });
+  journal.fileFinished(finished);
+  return { ...result, ...fileOf(stored, finished), readBytes: journal.readBytes + readBytes };
+}
+
+function fileOf(
+  stored: StoredSegments,
+  { storedBytes, tail }: FinishedFile,
+): Pick<CopyResult, 'storedBytes' | 'segments'> {
+  return { storedBytes, segments: [...stored.sums(), ...tail].sort((a, b) => a.offset - b.offset) };
 }
 
 /** Asks the server what to copy. Tried twice, like every connection. */
@@ -103,14 +113,13 @@ async function readMap(
 }
 
 /** Reads the first and the last segment back: a file that was made anew under a journal must not pass for the old one. */
-async function checkResumed({ sink, journalPath }: CopyDiskOptions, segments: readonly StoredSegment[]): Promise<void> {
-  const withBytes = segments.filter(({ lengthBytes }) => lengthBytes > 0);
+async function checkResumed({ sink, journalPath }: CopyDiskOptions, segments: readonly SegmentSum[]): Promise<void> {
   await using file = await openSource(sink);
-  for (const segment of new Set([withBytes[0], withBytes.at(-1)])) {
+  for (const segment of new Set([segments[0], segments.at(-1)])) {
     if (!segment) continue;
     const bytes = Buffer.allocUnsafe(segment.lengthBytes);
     const count = await file.read(segment.offset, bytes);
-    if (count === bytes.length && createHash('sha256').update(bytes).digest().equals(segment.sha256)) continue;
+    if (count === bytes.length && createHash('sha256').update(bytes).digest('hex') === segment.sha256) continue;
     throw new CopierError('journal-mismatch', `${sink.blobKey} does not hold what its journal ${journalPath} says`, {
       file: sink.blobKey,
     });
@@ -200,12 +209,12 @@ async function copySegments(threads: ThreadPool, options: CopyDiskOptions, copy:
 async function completeFile(
   options: CopyDiskOptions,
   copy: { clusterBits: number; map: ChangeMap; stored: StoredSegments; space: FileSpace },
-): Promise<{ storedBytes: number; segments: SegmentSum[] }> {
+): Promise<FinishedFile> {
   const { clusterBits, map, stored, space } = copy;
   const { signal, backingFileName } = options;
   const layout = { clusterBits, virtualSizeBytes: map.virtualSizeBytes };
   const tailOffset = space.align();
-  const segments = stored.sums();
+  const tail: SegmentSum[] = [];
   const buffers = new TaskBuffers();
   const memory = buffers.take(SEGMENT_BYTES);
   await using sink = await openSink(options.sink);
@@ -214,14 +223,14 @@ async function completeFile(
       memory.fill(0);
       for (let done = 0; done < gap.lengthBytes; done += memory.length) {
         const bytes = memory.subarray(0, Math.min(memory.length, gap.lengthBytes - done));
-        segments.push(await write(sink, gap.offset + done, bytes, signal));
+        tail.push(await write(sink, gap.offset + done, bytes, signal));
       }
     }
     const tables = encodeTables(layout, mappedClusters(map, stored, backingFileName !== undefined), tailOffset);
     let at = tailOffset;
     let filled = 0;
     const flush = async () => {
-      if (filled > 0) segments.push(await write(sink, at, memory.subarray(0, filled), signal));
+      if (filled > 0) tail.push(await write(sink, at, memory.subarray(0, filled), signal));
       at += filled;
       filled = 0;
     };
@@ -235,8 +244,8 @@ async function completeFile(
     const backing = backingFileName === undefined ? undefined : { fileName: backingFileName, format: 'qcow2' as const };
     const header = memory.subarray(0, map.clusterBytes);
     encodeHeader({ ...layout, compression, backing, tables: cluster.value }).copy(header);
-    segments.push(await write(sink, 0, header, signal));
-    return { storedBytes: at, segments: segments.sort((a, b) => a.offset - b.offset) };
+    tail.push(await write(sink, 0, header, signal));
+    return { storedBytes: at, tail };
   } finally {
     buffers.giveBack();
   }

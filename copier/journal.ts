@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
@@ -28,7 +28,8 @@ export interface StoredSegment {
 
 export interface FinishedFile {
   storedBytes: number;
-  segments: SegmentSum[];
+  /** What follows the disk's segments: filled gaps, tables, header. */
+  tail: SegmentSum[];
 }
 
 /**
@@ -44,6 +45,9 @@ const VERSION = 1;
 const RECORD_HEAD_BYTES = 5;
 const CRC_BYTES = 4;
 const STORED_HEAD_BYTES = 52;
+/** The longest record is that of a finished file: some hundred bytes per 4 MiB of tables. */
+const MAX_RECORD_BYTES = 16 * 1024 * 1024;
+const READ_BYTES = 1024 * 1024;
 
 /**
  * Notes of one copy, appended as it goes, so that the attempt after a kill goes on where this one was. Written without
@@ -51,57 +55,60 @@ const STORED_HEAD_BYTES = 52;
  */
 export class Journal implements Disposable {
   readonly #file: number;
-  readonly stored: readonly StoredSegment[];
-  readonly finished: FinishedFile | undefined;
+  /** Set when an earlier attempt completed the file. */
+  finished: FinishedFile | undefined;
   /** Bytes read by earlier attempts, those of reads that were cut off included. */
-  readonly readBytes: number;
+  readBytes = 0;
+
+  private constructor(file: number) {
+    this.#file = file;
+  }
 
   /**
    * Opens the journal of a copy, or begins it. A torn record at its end, and all behind it, is cut off.
+   * @param onStored told of every segment that an earlier attempt stored
    * @throws CopierError `journal-mismatch` when it belongs to another copy
    */
-  static async open(path: string, identity: JournalIdentity): Promise<Journal> {
+  static async open(
+    path: string,
+    identity: JournalIdentity,
+    onStored: (segment: StoredSegment) => void,
+  ): Promise<Journal> {
     await mkdir(dirname(path), { recursive: true });
-    const file = openSync(path, 'a+', 0o600);
+    const journal = new Journal(openSync(path, 'a+', 0o600));
     try {
-      return new Journal(file, path, { version: VERSION, ...identity });
+      journal.#replay(path, JSON.stringify({ version: VERSION, ...identity }), onStored);
+      return journal;
     } catch (error) {
-      closeSync(file);
+      journal[Symbol.dispose]();
       throw error;
     }
   }
 
-  private constructor(file: number, path: string, identity: JournalIdentity & { version: number }) {
-    this.#file = file;
-    const bytes = readFileSync(file);
-    const { records, validBytes } = readRecords(bytes);
-    if (validBytes < bytes.length) ftruncateSync(file, validBytes);
-    const wanted = JSON.stringify(identity);
-    const first = records.next();
-    if (first.done === true) {
-      this.#append(IDENTITY, Buffer.from(wanted));
-    } else if (first.value.type !== IDENTITY || first.value.body.toString() !== wanted) {
-      throw new CopierError('journal-mismatch', `journal ${path} belongs to another copy; delete it and the upload`, {
-        file: path,
-      });
-    }
-    const stored = new Map<number, StoredSegment>();
+  #replay(path: string, identity: string, onStored: (segment: StoredSegment) => void): void {
     const opened = new Map<number, number>();
-    let readBytes = 0;
-    for (const { type, body } of records) {
+    let validBytes = 0;
+    for (const { type, body, end } of readRecords(this.#file)) {
+      if (validBytes === 0 && (type !== IDENTITY || body.toString() !== identity)) {
+        throw new CopierError('journal-mismatch', `journal ${path} belongs to another copy; delete it and the upload`, {
+          file: path,
+        });
+      }
+      validBytes = end;
       if (type === OPENED) {
         opened.set(body.readUInt32LE(0), body.readUInt32LE(4));
-        readBytes += body.readUInt32LE(4);
+        this.readBytes += body.readUInt32LE(4);
       } else if (type === STORED) {
         const segment = decodeStored(body);
-        stored.set(segment.index, segment);
-        readBytes += segment.readBytes - (opened.get(segment.index) ?? 0);
+        onStored(segment);
+        this.readBytes += segment.readBytes - (opened.get(segment.index) ?? 0);
+        opened.delete(segment.index);
       } else if (type === FINISHED) {
         this.finished = JSON.parse(body.toString()) as FinishedFile;
       }
     }
-    this.stored = [...stored.values()];
-    this.readBytes = readBytes;
+    ftruncateSync(this.#file, validBytes);
+    if (validBytes === 0) this.#append(IDENTITY, Buffer.from(identity));
   }
 
   /** A segment's read is about to begin. */
@@ -139,22 +146,30 @@ export class Journal implements Disposable {
 
 interface JournalRecord {
   type: number;
+  /** Valid until the next record is asked for. */
   body: Buffer;
+  /** Where in the file the record ends. */
+  end: number;
 }
 
-function readRecords(bytes: Buffer): {
-  records: Iterator<JournalRecord> & Iterable<JournalRecord>;
-  validBytes: number;
-} {
-  const records: JournalRecord[] = [];
-  let at = 0;
-  while (at + RECORD_HEAD_BYTES + CRC_BYTES <= bytes.length) {
-    const end = at + RECORD_HEAD_BYTES + bytes.readUInt32LE(at + 1);
-    if (end + CRC_BYTES > bytes.length || crc32(bytes.subarray(at, end)) !== bytes.readUInt32LE(end)) break;
-    records.push({ type: bytes.readUInt8(at), body: bytes.subarray(at + RECORD_HEAD_BYTES, end) });
-    at = end + CRC_BYTES;
+/** The records up to the first that is torn. */
+function* readRecords(file: number): Generator<JournalRecord> {
+  let bytes = Buffer.alloc(0);
+  for (let at = 0; ;) {
+    const length = bytes.length < RECORD_HEAD_BYTES ? undefined : RECORD_HEAD_BYTES + bytes.readUInt32LE(1);
+    if (length === undefined || bytes.length < length + CRC_BYTES) {
+      if (length !== undefined && length > MAX_RECORD_BYTES) return;
+      const more = Buffer.allocUnsafe(READ_BYTES);
+      const count = readSync(file, more, 0, READ_BYTES, at + bytes.length);
+      if (count === 0) return;
+      bytes = Buffer.concat([bytes, more.subarray(0, count)]);
+      continue;
+    }
+    if (crc32(bytes.subarray(0, length)) !== bytes.readUInt32LE(length)) return;
+    at += length + CRC_BYTES;
+    yield { type: bytes.readUInt8(0), body: bytes.subarray(RECORD_HEAD_BYTES, length), end: at };
+    bytes = bytes.subarray(length + CRC_BYTES);
   }
-  return { records: records.values(), validBytes: at };
 }
 
 function encodeStored({ index, offset, lengthBytes, sha256, readBytes, sizes }: StoredSegment): Buffer {

@@ -35,6 +35,7 @@ export class StoredSegments {
     this.#offsets[index] = offset;
     this.#lengths[index] = lengthBytes;
     sha256.copy(this.#sums, index * SHA256_BYTES);
+    if (this.has(index)) throw new Error(`segment ${index} is stored twice`);
     this.#isStored[index] = 1;
     this.count++;
     this.storedBytes += lengthBytes;

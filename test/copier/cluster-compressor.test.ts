@@ -1,0 +1,39 @@
+import { randomBytes } from 'node:crypto';
+import { zstdDecompressSync } from 'node:zlib';
+import { describe, expect, it } from 'vitest';
+import { ClusterCompressor } from '../../copier/cluster-compressor.ts';
+
+const text = (length: number, seed = 0) =>
+  Buffer.alloc(length, Array.from({ length: 999 }, (_, i) => `line ${i * seed}\n`).join(''));
+
+describe.each([65_536, 262_144])('ClusterCompressor for clusters of %i bytes', (clusterBytes) => {
+  it('packs frames that zstd reads, one behind the other', () => {
+    const compressor = new ClusterCompressor(clusterBytes);
+    const into = Buffer.alloc(clusterBytes * 4 + compressor.roomBytes, 0xee);
+    const clusters = [text(clusterBytes, 3), Buffer.alloc(clusterBytes, 7), text(clusterBytes, 12_345)];
+    let at = 0;
+    for (const cluster of clusters) {
+      const size = compressor.compress(cluster, into, at)!;
+      expect(size).toBeLessThan(clusterBytes);
+      expect(zstdDecompressSync(into.subarray(at, at + size)).equals(cluster)).toBe(true);
+      at += size;
+    }
+  });
+
+  it('stops trying on what cannot be compressed, and starts again', () => {
+    const compressor = new ClusterCompressor(clusterBytes);
+    const into = Buffer.alloc(compressor.roomBytes);
+    const noise = randomBytes(clusterBytes);
+    expect(compressor.compress(noise, into, 0)).toBeUndefined();
+    expect(compressor.compress(noise, into, 0)).toBeUndefined();
+    const attempts = Array.from({ length: 8 }, () => compressor.compress(text(clusterBytes, 5), into, 0));
+    expect(attempts.map((size) => size !== undefined)).toEqual([false, false, false, false, false, false, false, true]);
+    expect(compressor.compress(text(clusterBytes, 6), into, 0)).toBeDefined();
+  });
+
+  it('stores as it is what would save less than a sixteenth', () => {
+    const compressor = new ClusterCompressor(clusterBytes);
+    const almost = randomBytes(clusterBytes).fill(0, 0, clusterBytes / 32);
+    expect(compressor.compress(almost, Buffer.alloc(compressor.roomBytes), 0)).toBeUndefined();
+  });
+});
