@@ -166,8 +166,10 @@ function compressed(high: number, low: number, header: ImageHeader, fileBytes: n
   const end = hostOffset - (hostOffset % SECTOR_BYTES) + (sectors + 1) * SECTOR_BYTES;
   // QEMU counts the last sector whole even where the file ends in it.
   const storedBytes = Math.min(end, fileBytes) - hostOffset;
+  const isTooLong = sectors > header.clusterBytes / SECTOR_BYTES; // compressed data is shorter than its cluster
   if (
     (high & COPIED_HIGH) !== 0 ||
+    isTooLong ||
     storedBytes <= 0 ||
     end > fileBytes + SECTOR_BYTES - 1 ||
     hostOffset < header.clusterBytes
