@@ -27,7 +27,8 @@ export class UnixTransport implements Transport {
           { cause: error },
         );
       }
-      const why = code === 'ENOENT' ? 'there is no such socket; libvirtd is not running, or listens elsewhere' : code;
+      const isAbsent = code === 'ENOENT' || code === 'ECONNREFUSED';
+      const why = isAbsent ? 'nobody listens there: libvirtd is not running, or its socket is elsewhere' : code;
       throw new LibvirtConnectionLost(`cannot connect to libvirt at ${this.#path}: ${why}`, {
         cause: error,
         sent: false,

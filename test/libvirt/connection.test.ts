@@ -124,7 +124,9 @@ describe('a connection', () => {
     peer.socket.destroy();
     const outcomes = await Promise.allSettled(answers);
     expect(outcomes.map((outcome) => (outcome as PromiseRejectedResult).reason as unknown)).toEqual(
-      [true, true, true, true, false].map((sent) => expect.objectContaining({ name: 'LibvirtConnectionLost', sent })),
+      [true, true, true, true, false].map((sent): unknown =>
+        expect.objectContaining({ name: 'LibvirtConnectionLost', sent }),
+      ),
     );
     await expect(hostname(connection)).rejects.toMatchObject({ name: 'LibvirtConnectionLost', sent: false });
     expect(connection.isOpen).toBe(false);
@@ -134,9 +136,9 @@ describe('a connection', () => {
     ['an impossible length', Buffer.from('ffffffff20008086', 'hex')],
     [
       'an answer to a call that was never made',
-      Buffer.from(`0000001c200080860000000100000001${'00000001'}000000ff00000000`, 'hex'),
+      Buffer.from('0000001c20008086000000010000000100000001000000ff00000000', 'hex'),
     ],
-    ['a reply that is cut short', Buffer.from(`0000001c20008086000000010000003b${'00000001'}0000000400000000`, 'hex')],
+    ['a reply that is cut short', Buffer.from('0000001c20008086000000010000003b000000010000000400000000', 'hex')],
   ])('ends on %s', async (_, bytes) => {
     const { connection, peer } = await opened();
     const answer = hostname(connection);

@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { createConnection } from 'node:net';
 import { openSync, closeSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
+import { cp, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connectLibvirt, type Libvirt } from '../../libvirt/libvirt.ts';
 import { endProcess, isRunning, signalProcess, until } from './processes.ts';
@@ -24,6 +25,8 @@ export interface KvmHost extends AsyncDisposable {
 }
 
 const SCRIPT = join(import.meta.dirname, 'kvm-host.sh');
+/** What libvirt found QEMU to be capable of, kept between hosts: asking takes it some 3 s. It checks what it finds here. */
+const CAPABILITIES = join(import.meta.dirname, '..', '..', '.tools', 'kvm-host', 'capabilities');
 
 /**
  * Starts a libvirtd of its own in `dir` (keep the path short: sockets lie below it). Needs root, libvirt-daemon-system,
@@ -55,6 +58,8 @@ export async function startKvmHost({ name, dir }: { name: string; dir: string })
     signalProcess(pid, signal);
     await until(`libvirtd of ${name} has ended`, () => !isRunning(pid));
   };
+  const capabilities = join(dir, 'cache', 'qemu', 'capabilities');
+  await copyCapabilities(CAPABILITIES, capabilities);
   await start();
   const libvirt = connectLibvirt({ kind: 'unix', path: socketPath });
   return {
@@ -72,6 +77,7 @@ export async function startKvmHost({ name, dir }: { name: string; dir: string })
     async [Symbol.asyncDispose]() {
       await libvirt[Symbol.asyncDispose]();
       await stopKvmHost(dir);
+      await copyCapabilities(capabilities, CAPABILITIES);
     },
   };
 }
@@ -82,7 +88,7 @@ export async function stopKvmHost(dir: string): Promise<void> {
   for (let round = 0; round < 3; round++) {
     const pids = hostProcesses(dir);
     if (pids.length === 0) return;
-    const daemon = pids.filter((pid) => commandOf(pid).includes('libvirtd'));
+    const daemon = pids.filter((pid) => procFile(pid, 'comm').includes('libvirtd'));
     const guests = pids.filter((pid) => !daemon.includes(pid));
     for (const pid of guests) signalProcess(pid, 'SIGKILL');
     await Promise.all([...guests, ...daemon].map((pid) => endProcess(pid)));
@@ -91,12 +97,29 @@ export async function stopKvmHost(dir: string): Promise<void> {
 
 /** A process belongs to a host when its /run/libvirt is the host's folder: that sees into its mount namespace. */
 function hostProcesses(dir: string): number[] {
-  const mounted = identity(join(dir, 'run'));
-  if (mounted === undefined) return [];
+  const run = join(dir, 'run');
+  const mounted = identity(run);
+  // Also when somebody removed the folder too early.
+  const removed = ` ${run}//deleted /run/libvirt `;
   return readdirSync('/proc')
     .filter((entry) => /^\d+$/.test(entry))
     .map(Number)
-    .filter((pid) => identity(`/proc/${pid}/root/run/libvirt`) === mounted && isRunning(pid));
+    .filter((pid) => {
+      const isHere = mounted !== undefined && identity(`/proc/${pid}/root/run/libvirt`) === mounted;
+      return (isHere || procFile(pid, 'mountinfo').includes(removed)) && isRunning(pid);
+    });
+}
+
+/** Whole files only: another host may be copying from or to the same folder. */
+async function copyCapabilities(from: string, to: string): Promise<void> {
+  const files = await readdir(from).catch(() => []);
+  await mkdir(to, { recursive: true });
+  for (const file of files.filter((name) => name.endsWith('.xml'))) {
+    const target = join(to, file);
+    const draft = `${target}.${randomUUID().slice(0, 8)}`;
+    await cp(join(from, file), draft, { preserveTimestamps: true });
+    await rename(draft, target);
+  }
 }
 
 function identity(path: string): string | undefined {
@@ -108,11 +131,11 @@ function identity(path: string): string | undefined {
   }
 }
 
-function commandOf(pid: number): string {
+function procFile(pid: number, name: 'comm' | 'mountinfo'): string {
   try {
-    return readFileSync(`/proc/${pid}/comm`, 'utf8');
+    return readFileSync(`/proc/${pid}/${name}`, 'utf8');
   } catch {
-    return '';
+    return ''; // it has ended
   }
 }
 
