@@ -20,6 +20,7 @@ import {
 import type { BlobPlace } from './directory-files.ts';
 import { errnoOf, storeErrorOf } from './file-errors.ts';
 import { checkKey, REPOSITORY_FILE } from './layout.ts';
+import { fileName } from '../schemas/names.ts';
 
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
 /** Disk contents are nobody else's business; the group may be given to those who read them by hand. */
@@ -49,8 +50,11 @@ export function createDirectoryStore(root: string): BlobStore {
       return await run(place);
     } catch (error) {
       if (errnoOf(error) === 'ENOENT' && act === 'write') {
-        // Writers create their folders: only a vanished root is left.
-        throw new BlobStoreError('unavailable', `repository ${base} is gone: ${String(error)}`, { key, cause: error });
+        // Writers create what they need: the root has vanished, or somebody removed the file of an upload.
+        throw new BlobStoreError('unavailable', `repository file ${place.path} is gone: ${String(error)}`, {
+          key,
+          cause: error,
+        });
       }
       throw storeErrorOf(error, { act, key, path: place.path });
     }
@@ -243,7 +247,8 @@ async function* listFolder(base: string, folder: string): AsyncGenerator<BlobInf
   });
   const names = new Set(entries.map((entry) => entry.name));
   for (const entry of entries.toSorted((a, b) => (a.name < b.name ? -1 : 1))) {
-    if (entry.name.startsWith('.') || names.has(UPLOAD_PREFIX + entry.name)) continue;
+    // No key: hidden files, and what others put beside ours, like lost+found.
+    if (!fileName.safeParse(entry.name).success || names.has(UPLOAD_PREFIX + entry.name)) continue;
     const key = folder === '' ? entry.name : `${folder}/${entry.name}`;
     if (entry.isDirectory()) {
       yield* listFolder(base, key);

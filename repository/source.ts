@@ -2,6 +2,7 @@ import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import type { BlobSource, BlobSourceDescriptor } from './blob-store.ts';
+import { assertRoot } from './directory-files.ts';
 import { errnoOf, storeErrorOf } from './file-errors.ts';
 
 const { O_DIRECT, O_NOFOLLOW, O_RDONLY } = constants;
@@ -20,7 +21,12 @@ export async function openSource(descriptor: BlobSourceDescriptor): Promise<Blob
     throw storeErrorOf(error, { act: 'read', key, path });
   };
   const openWith = (flags: number) => open(path, O_RDONLY | O_NOFOLLOW | flags);
-  const direct = await openWith(O_DIRECT).catch((error: unknown) => (isRefusal(error) ? undefined : fail(error)));
+  const direct = await openWith(O_DIRECT).catch(async (error: unknown) => {
+    if (isRefusal(error)) return undefined;
+    // That a file is missing can be said only of a repository that is there.
+    if (errnoOf(error) === 'ENOENT' && path.endsWith(`/${key}`)) await assertRoot(path.slice(0, -key.length));
+    return fail(error);
+  });
   let cached: Promise<FileHandle> | undefined = direct ? undefined : Promise.resolve(await openWith(0).catch(fail));
 
   return {

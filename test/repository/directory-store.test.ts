@@ -71,6 +71,24 @@ describe('directory store', () => {
     expect(await readdir(root)).toEqual(['repository.json']);
   });
 
+  it('does not list what others put beside its blobs', async () => {
+    const { root, store } = await newRepository();
+    await mkdir(join(root, 'lost+found'));
+    await writeFile(join(root, 'lost+found/x'), '');
+    await writeFile(join(root, 'a b'), '');
+    await mkdir(join(root, '.snapshot'));
+    expect((await Array.fromAsync(store.listBlobs(''))).map(({ key }) => key)).toEqual(['repository.json']);
+  });
+
+  it('calls an upload unavailable whose file somebody removed', async () => {
+    const { root, store } = await newRepository();
+    const upload = await store.createUpload('vm/a', { expectedBytes: 0 });
+    await rm(join(root, 'vm/a'));
+    await expect(upload.finish(0)).rejects.toThrow(/vm\/a is gone/);
+    await upload.abort();
+    expect(await readdir(root)).toEqual(['repository.json']);
+  });
+
   describe('torn writes', () => {
     it('ignores the temporary file of a killed writer, and a later writer removes it', async () => {
       const { root, store } = await newRepository();
@@ -158,6 +176,7 @@ describe('directory store', () => {
         await expect(upload.finish(0)).rejects.toSatisfy(unavailable);
         await expect(Array.fromAsync(store.listBlobs(''))).rejects.toSatisfy(unavailable);
         await expect(store.freeSpaceBytes()).rejects.toSatisfy(unavailable);
+        await expect(openSource(store.source('vm/a'))).rejects.toSatisfy(unavailable);
         await expect(openRepository(store)).rejects.toMatchObject({ code: 'not-a-repository' });
       };
       await expectUnavailable();
