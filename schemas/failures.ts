@@ -6,7 +6,7 @@ export const FAILURES = {
   InvalidRequest: { retryable: false },
   VmNotFound: { retryable: false },
   VmAmbiguous: { retryable: false },
-  VmNotRunning: { retryable: false },
+  VmStateChanged: { retryable: false }, // started or stopped since the plan; the workflow plans again
   VmNotStopped: { retryable: false },
   VmNameTaken: { retryable: false },
   VmDefinitionInvalid: { retryable: false },

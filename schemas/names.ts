@@ -21,7 +21,6 @@ export const vmName = z
   .string()
   .min(1)
   .max(255)
-  // eslint-disable-next-line no-control-regex -- control characters are what is refused
   .regex(/^(?!\.{1,2}$)[^/\u0000-\u001f\u007f]+$/, {
     message: 'must be a VM name or UUID, without "/" and control characters',
   });

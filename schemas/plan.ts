@@ -74,6 +74,8 @@ export const backupPlan = z.object({
   endOfChain: z.boolean(),
   disks: z.array(plannedDisk).min(1),
   skippedDisks: z.array(z.object({ target: z.string(), reason: z.string() })),
+  /** The VM does not run: its images are read where they lie. */
+  stopped: z.boolean(),
   /** Leave a checkpoint at the instant: false where no incremental will follow. */
   checkpoint: z.boolean(),
   /** Backups whose checkpoints on this VM are left over and go before the new one is made. */

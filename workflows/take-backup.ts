@@ -79,7 +79,13 @@ export async function takeBackup(request: TakeBackupRequest): Promise<Backup> {
   }
 }
 
-/** Plans the backup and freezes its instant. When a checkpoint turns out lost, plans again with its disks in full. */
+/** How often a backup is planned anew because its VM was started or stopped between plan and beginning. */
+const PLANS = 4;
+
+/**
+ * Plans the backup and freezes its instant. Plans again when a checkpoint turns out lost, with its disks in full, and
+ * when the VM was started or stopped meanwhile.
+ */
 async function begin(
   backupId: string,
   asked: TakeBackupRequest,
@@ -88,7 +94,8 @@ async function begin(
 ): Promise<{ plan: BackupPlan; begun: BegunBackup }> {
   const control = controlActivities();
   const host = hostActivities(target.host);
-  for (const checkpointLost of [false, true]) {
+  let checkpointLost = false;
+  for (let plans = 1; ; plans += 1) {
     view.step('planning');
     const parents = await control.parentFiles(target); // only now: nothing else can change the chain
     const facts = await host.inspectVm(target, parents);
@@ -97,12 +104,14 @@ async function begin(
     try {
       return { plan, begun: await host.beginBackup(plan) };
     } catch (error) {
-      if (failureTypeOf(error) !== 'CheckpointLost' || checkpointLost) throw error;
-      log.warn('checkpoint lost, copying in full', { vm: target.vm.name, cause: causeOf(error) });
+      const type = failureTypeOf(error);
+      const isNews = (type === 'CheckpointLost' && !checkpointLost) || type === 'VmStateChanged';
+      if (!isNews || plans === PLANS) throw error;
+      checkpointLost ||= type === 'CheckpointLost';
+      log.warn('planning again', { vm: target.vm.name, cause: causeOf(error) });
       view.note(causeOf(error));
     }
   }
-  throw new Error('unreachable: the second round returns or throws');
 }
 
 /** From here the backup comes about, also when it is cancelled: what is copied is worth more than an early end. */

@@ -1,4 +1,5 @@
 import type { BackupRecord } from '../../catalog/contract.ts';
+import { manifestKey, sumsKey } from '../../repository/layout.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupPlan, BackupTarget, VmFacts } from '../../schemas/plan.ts';
 import type { TakeBackupRequest } from '../../schemas/requests.ts';
@@ -8,20 +9,23 @@ import { planDisks } from './plan-disks.ts';
 import { whyChainEnds, whyNoChain } from './plan-chain.ts';
 
 export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
-  /** Every file that an increment on the VM's current backup would build on. */
-  async parentFiles({ vm, repository }: BackupTarget): Promise<{ key: string; storedBytes: number }[]> {
+  /** Every file that an increment on the VM's current backup would build on; with its length, as far as it is known. */
+  async parentFiles({ vm, repository }: BackupTarget): Promise<{ key: string; storedBytes: number | null }[]> {
     const current = await catalog.backups.current(vm.uuid, repository.name);
     if (current === undefined) return [];
     const ancestry = await catalog.backups.ancestry(current.backup.id);
-    const needed = new Map<string, number>();
-    for (const { disks } of ancestry) for (const { file, storedBytes } of disks) needed.set(file, storedBytes);
+    const needed = new Map<string, number | null>();
+    for (const { backup, disks } of ancestry) {
+      needed.set(manifestKey(vm.uuid, backup.id), null); // without it the chain cannot be restored
+      for (const { file, storedBytes } of disks) needed.set(file, storedBytes).set(sumsKey(file), null);
+    }
     return [...needed].map(([key, storedBytes]) => ({ key, storedBytes }));
   },
 
   /**
    * Decides what the backup will be: full or incremental, disk by disk, and its place in the chain; and notes it in the
    * catalog as `BackingUp`. With `checkpointLost` the parent's checkpoint proved useless when the backup was to begin.
-   * @throws VmNotRunning, NothingToBackUp
+   * @throws NothingToBackUp
    */
   async planBackup(
     backupId: string,
@@ -32,12 +36,6 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
     run: { workflowId: string; runId: string },
   ): Promise<BackupPlan> {
     const { vm, repository } = target;
-    if (facts.power === 'shutoff') {
-      throw new HoldfastError(
-        'VmNotRunning',
-        `VM ${vm.name} does not run on host ${target.host}; start it, then try again`,
-      );
-    }
     const isolated = asked.isolated ?? false;
     const lastChain = await catalog.backups.lastChain(vm.uuid, repository.name);
     const current = await catalog.backups.current(vm.uuid, repository.name);
@@ -87,6 +85,7 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
       ...chain,
       disks,
       skippedDisks,
+      stopped: facts.power === 'shutoff',
       checkpoint,
       // The VM is ours alone now: a pending checkpoint that is not of this backup is of a run that ended by force.
       staleCheckpoints: known

@@ -74,9 +74,9 @@ function whyFull(disk: DiskFacts, { parent, chainReason, facts, forcedFull }: Di
   if (forced !== undefined) return forced;
   const before = parentDisk(disk, parent);
   if (before === undefined) return 'disk-added';
-  if (before.serial !== disk.serial) return 'disk-replaced';
+  if (!isSameDisk(before, disk)) return 'disk-replaced';
   if (before.virtualSizeBytes !== disk.virtualSizeBytes) return 'disk-resized';
-  const problem = facts.parentProblems.find(({ file }) => sameDisk(file, before.file));
+  const problem = facts.parentProblems.find(({ file }) => concerns(file, before.file));
   if (problem !== undefined) return problem.problem === 'missing' ? 'parent-missing' : 'parent-damaged';
   const bitmap = disk.bitmaps.find(({ name }) => name === checkpointName(parent.backup.id));
   if (bitmap === undefined) return before.sourcePath === disk.sourcePath ? 'checkpoint-lost' : 'disk-replaced';
@@ -84,9 +84,20 @@ function whyFull(disk: DiskFacts, { parent, chainReason, facts, forcedFull }: Di
   return null;
 }
 
-/** A chain's files of one disk share their folder, so a problem with any of them concerns the disk. */
-const sameDisk = (file: string, other: string): boolean =>
-  file.slice(0, file.lastIndexOf('/')) === other.slice(0, other.lastIndexOf('/'));
+/**
+ * All disks of a VM have a bitmap of the same name, so a bitmap does not tell which disk it is on: two disks that changed
+ * places would be taken for one another. A serial tells, and where there is none, the place.
+ */
+function isSameDisk(before: Pick<DiskFacts, 'serial' | 'sourcePath'>, now: DiskFacts): boolean {
+  if (before.serial !== now.serial) return false;
+  return now.serial !== null || before.sourcePath === now.sourcePath;
+}
+
+/** A chain's files of one disk share their folder, and its manifests tell of all disks. */
+const concerns = (file: string, diskFile: string): boolean =>
+  folderOf(file) === folderOf(diskFile) || file.endsWith('.json');
+
+const folderOf = (key: string): string => key.slice(0, key.lastIndexOf('/'));
 
 function firstFree(used: ReadonlySet<number>): number {
   let number = 0;

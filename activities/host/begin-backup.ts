@@ -1,6 +1,7 @@
 import { isLibvirtError, LIBVIRT_ERRORS } from '../../libvirt/errors.ts';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import type { Domain } from '../../libvirt/libvirt.ts';
+import { openRepository } from '../../repository/identity.ts';
 import { diskFileKey } from '../../repository/layout.ts';
 import { readManifest } from '../../repository/manifest.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
@@ -9,22 +10,25 @@ import type { BackupPlan, BegunBackup, DiskExport } from '../../schemas/plan.ts'
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { abortOwnJob, runningBackupJob } from './backup-job.ts';
 import type { Capture } from './capture-store.ts';
+import { createStoppedCapture } from './capture-stopped.ts';
 import { redefineCheckpoint, removeCheckpoint } from './checkpoints.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { checkpointXml, domainBackupXml, exportBitmap } from './domain-backup-xml.ts';
 import { readDomainFiles } from './domain-files.ts';
 import { domainOf } from './domain.ts';
+import { powerOf } from './power.ts';
 import { quiesced } from './quiesce.ts';
 import { thaw } from './thaw.ts';
 
 export const createBeginBackup = (dependencies: HostDependencies) => {
+  const stopped = createStoppedCapture(dependencies);
   const { host, libvirt, state, captures, fence, openStore, daemonRoot, versions } = dependencies;
 
   return {
     /**
      * Freezes the VM's disks at one instant: a pull-mode backup job with a new checkpoint, the guest quiesced as asked.
      * Repeatable: a job of this backup that began is taken up; one that may have begun is undone and begun anew.
-     * @throws CheckpointLost, DomainBusy, QuiesceFailed, BackupJobLost, VmNotRunning, VmNotFound
+     * @throws CheckpointLost, DomainBusy, QuiesceFailed, BackupJobLost, VmStateChanged, VmNotFound
      */
     async beginBackup(plan: BackupPlan): Promise<BegunBackup> {
       return await withHeartbeat('freezing a point in time', () =>
@@ -32,11 +36,12 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
           const { vm } = plan.target;
           const domain = await domainOf(libvirt, vm, host, { signal });
           const { state: power } = await libvirt.state(domain, { signal });
-          if (power === 'shutoff' || power === 'crashed') {
-            throw new HoldfastError(
-              'VmNotRunning',
-              `VM ${vm.name} does not run on host ${host}; start it, then try again`,
-            );
+          if ((powerOf(power) === 'shutoff') !== plan.stopped) {
+            throw new HoldfastError('VmStateChanged', `VM ${vm.name} is ${power} now; planning again`);
+          }
+          if (plan.stopped) {
+            for (const backupId of plan.staleCheckpoints) await removeCheckpoint(libvirt, domain, backupId, { signal });
+            return await stopped.begin(domain, plan, signal);
           }
           const before = await captures.read(plan.backupId);
           const job = await runningBackupJob(libvirt, domain, state, { signal });
@@ -116,15 +121,14 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
       return instant;
     });
     const instant = frozen.result.toISOString();
-    const exports: DiskExport[] = await Promise.all(
-      plan.disks.map(async ({ target, number, type }) => ({
-        target,
-        socketPath,
-        exportName: target,
-        mapContext: type === 'incremental' ? `qemu:dirty-bitmap:${exportBitmap(target)}` : 'base:allocation',
-        file: diskFileKey({ vmUuid: vm.uuid, diskNumber: number, type, instant }),
-      })),
-    );
+    const files = await unusedFiles(plan, instant);
+    const exports: DiskExport[] = plan.disks.map(({ target, type }, index) => ({
+      target,
+      socketPath,
+      exportName: target,
+      mapContext: type === 'incremental' ? `qemu:dirty-bitmap:${exportBitmap(target)}` : 'base:allocation',
+      file: files[index] ?? '',
+    }));
     const begun: BegunBackup = {
       instant,
       consistency: frozen.freezeMs === null ? 'crash' : 'application',
@@ -143,6 +147,22 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
           : await libvirt.checkpointXml(domain, checkpointName(plan.backupId), { secure: true }, { signal }),
     });
     return begun;
+  }
+
+  /**
+   * Names for the disks' files. Names go by the second: a backup taken within the second of the one before, or by a clock
+   * that was set back, must not meet the other's files.
+   */
+  async function unusedFiles({ target: { vm, repository }, disks }: BackupPlan, instant: string): Promise<string[]> {
+    const store = openStore(repository.location);
+    await openRepository(store, repository.id);
+    for (let atMs = Date.parse(instant); ; atMs += 1000) {
+      const files = disks.map(({ number, type }) =>
+        diskFileKey({ vmUuid: vm.uuid, diskNumber: number, type, instant: new Date(atMs) }),
+      );
+      const taken = await Promise.all(files.map((file) => store.statBlob(file)));
+      if (taken.every((info) => info === undefined)) return files;
+    }
   }
 
   /** The record of the parent's checkpoint does not follow a VM that was migrated or defined anew; its bitmap does. */

@@ -12,14 +12,19 @@ import { listIds, readJson, writeJson } from './json-notes.ts';
  */
 export const capture = z.object({
   plan: backupPlan,
-  /** `beginning`: the job may or may not have begun, the guest may be frozen. `publishing`: the manifest may exist. */
-  phase: z.enum(['beginning', 'begun', 'publishing', 'aborted']),
+  /**
+   * `beginning`: the job may or may not have begun, the guest may be frozen. `sealing`: a stopped
+   * VM's images are given their new bitmaps. `publishing`: the manifest may exist.
+   */
+  phase: z.enum(['beginning', 'begun', 'sealing', 'publishing', 'aborted']),
   begun: begunBackup.nullable(),
   domainXml: z.object({ inactive: z.string(), live: z.string().nullable() }),
   checkpointXml: z.string().nullable(),
   files: z.array(keptFile),
   versions: z.record(z.string(), z.string()),
   startedMs: z.number(),
+  /** Of a stopped VM's images, by target: what they were when they were opened. */
+  stamps: z.record(z.string(), z.string()).optional(),
 });
 export type Capture = z.infer<typeof capture>;
 

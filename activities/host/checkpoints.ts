@@ -1,7 +1,10 @@
 import { isLibvirtError, LIBVIRT_ERRORS, LibvirtError } from '../../libvirt/errors.ts';
+import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import type { Domain, Libvirt } from '../../libvirt/libvirt.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { checkpointName } from '../../schemas/names.ts';
+import { powerOf } from './power.ts';
+import { removeStoppedBitmap } from './stopped-images.ts';
 
 /**
  * Removes the checkpoint of a backup with its bitmaps; where the bitmap is gone, its record alone. Nothing to do when
@@ -13,7 +16,20 @@ export async function removeCheckpoint(
   backupId: string,
   options: { signal: AbortSignal },
 ): Promise<void> {
-  const name = checkpointName(backupId);
+  await removeRecorded(libvirt, domain, checkpointName(backupId), options);
+  if (powerOf((await libvirt.state(domain, options)).state) !== 'shutoff') return;
+  // libvirt takes bitmaps out of running VMs only.
+  for (const disk of parseDomainXml(await libvirt.domainXml(domain, {}, options)).disks) {
+    if (disk.sourcePath !== null) await removeStoppedBitmap(disk.sourcePath, disk.format, backupId, options);
+  }
+}
+
+async function removeRecorded(
+  libvirt: Libvirt,
+  domain: Domain,
+  name: string,
+  options: { signal: AbortSignal },
+): Promise<void> {
   if (!(await libvirt.checkpointLookup(domain, name, options))) return;
   try {
     await libvirt.checkpointDelete(domain, name, {}, options);

@@ -8,6 +8,7 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupPlan, CopiedDisk, CopyHeartbeat, DiskExport } from '../../schemas/plan.ts';
 import { cancellationSignal } from '../cancellation.ts';
 import { runningBackupJob } from './backup-job.ts';
+import { createStoppedCapture } from './capture-stopped.ts';
 import type { Draft } from './capture-store.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
@@ -19,6 +20,7 @@ const SPACE_MARGIN_BYTES = 16 * 1024 * 1024;
 export const copyFence = (backupId: string, target: string): string => `copy ${backupId} ${target}`;
 
 export const createCopyDisk = (dependencies: HostDependencies) => {
+  const stopped = createStoppedCapture(dependencies);
   const { host, libvirt, copier, openStore, captures, fence, state } = dependencies;
 
   return {
@@ -119,8 +121,15 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
   async function explained(error: unknown, plan: BackupPlan, disk: DiskExport): Promise<unknown> {
     if (!(error instanceof CopierError) || error.code !== 'job-lost') return error;
     const { vm } = plan.target;
-    const domain = await domainOf(libvirt, vm, host, { signal: AbortSignal.timeout(30_000) });
-    const job = await runningBackupJob(libvirt, domain, state, { signal: AbortSignal.timeout(30_000) });
+    const signal = AbortSignal.timeout(30_000);
+    if (plan.stopped) {
+      const capture = await captures.read(plan.backupId);
+      if (capture !== undefined) await stopped.requireUnchanged(capture);
+      await stopped.serve(plan, signal); // its server was ended; the image is as it was
+      return error;
+    }
+    const domain = await domainOf(libvirt, vm, host, { signal });
+    const job = await runningBackupJob(libvirt, domain, state, { signal });
     if (job?.backupId === plan.backupId) return error;
     return new HoldfastError(
       'BackupJobLost',

@@ -8,6 +8,7 @@ import type { BackupPlan, BackupTarget } from '../../schemas/plan.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { abortOwnJob } from './backup-job.ts';
 import type { Capture } from './capture-store.ts';
+import { createStoppedCapture } from './capture-stopped.ts';
 import { removeCheckpoint } from './checkpoints.ts';
 import { copyFence } from './copy-disk.ts';
 import type { HostDependencies } from './dependencies.ts';
@@ -18,18 +19,29 @@ import { thaw } from './thaw.ts';
 const THAW_PATIENCE_MS = 60_000;
 
 export const createEndBackup = (dependencies: HostDependencies) => {
+  const stopped = createStoppedCapture(dependencies);
   const { host, libvirt, state, captures, fence, openStore } = dependencies;
 
   async function endJob(target: BackupTarget, backupId: string, signal: AbortSignal): Promise<void> {
     const domain = await libvirt.lookupByUuid(target.vm.uuid, { signal });
     if (domain !== undefined) await abortOwnJob(libvirt, domain, state, backupId, { signal });
+    await stopped.endServers(backupId);
     await state.remove(backupId);
   }
 
   return {
-    /** The normal end of a pull-mode job: QEMU closes its NBD server and drops the scratch files. Repeatable. */
-    async endBackup({ backupId, target }: BackupPlan): Promise<void> {
-      await withHeartbeat('ending the backup job', () => endJob(target, backupId, cancellationSignal()));
+    /**
+     * The normal end of a pull-mode job: QEMU closes its NBD server and drops the scratch files; or of the servers of a
+     * stopped VM's images. Repeatable.
+     * @throws BackupJobLost when a stopped VM was started, or its image changed, while it was read
+     */
+    async endBackup(plan: BackupPlan): Promise<void> {
+      const { backupId, target } = plan;
+      await withHeartbeat('ending the backup job', async () => {
+        const signal = cancellationSignal();
+        if (plan.stopped) await stopped.end(await domainOf(libvirt, target.vm, host, { signal }), plan, signal);
+        await endJob(target, backupId, signal);
+      });
     },
 
     /** Makes sure of the thaw of a guest whose agent hung in its freeze; tried again until the guest confirms. */

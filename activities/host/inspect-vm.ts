@@ -1,14 +1,16 @@
-import { parseDomainXml } from '../../libvirt/domain-xml.ts';
-import type { Domain, DomainState } from '../../libvirt/libvirt.ts';
+import { parseDomainXml, type DomainDisk } from '../../libvirt/domain-xml.ts';
+import type { Domain } from '../../libvirt/libvirt.ts';
 import { checkChainFiles } from '../../repository/check-chain.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { vmName, uuid } from '../../schemas/names.ts';
-import type { PowerState, VmSighting } from '../../schemas/catalog.ts';
-import type { BackupTarget, VmFacts } from '../../schemas/plan.ts';
+import type { VmSighting } from '../../schemas/catalog.ts';
+import type { BackupTarget, DiskFacts, VmFacts } from '../../schemas/plan.ts';
 import { cancellationSignal } from '../cancellation.ts';
 import { runningBitmaps } from './bitmaps.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
+import { powerOf } from './power.ts';
+import { stoppedBitmaps } from './stopped-images.ts';
 
 export const createInspection = ({ host, slots, libvirt, openStore, versions }: HostDependencies) => {
   async function sighting(domain: Domain, signal: AbortSignal): Promise<VmSighting> {
@@ -59,7 +61,7 @@ export const createInspection = ({ host, slots, libvirt, openStore, versions }: 
      */
     async inspectVm(
       { vm, repository }: BackupTarget,
-      parentFiles: { key: string; storedBytes: number }[],
+      parentFiles: { key: string; storedBytes: number | null }[],
     ): Promise<VmFacts> {
       const signal = cancellationSignal();
       const store = openStore(repository.location);
@@ -69,7 +71,9 @@ export const createInspection = ({ host, slots, libvirt, openStore, versions }: 
       const power = powerOf((await libvirt.state(domain, { signal })).state);
       const { disks } = parseDomainXml(await libvirt.domainXml(domain, {}, { signal }));
       const running = power === 'running' || power === 'paused';
-      const bitmaps = running ? await runningBitmaps(libvirt, domain, disks, { signal }) : new Map<string, never[]>();
+      const bitmaps = running
+        ? await runningBitmaps(libvirt, domain, disks, { signal })
+        : await bitmapsOfStopped(disks, signal);
       return {
         uuid: vm.uuid,
         name: domain.name,
@@ -100,6 +104,14 @@ export const createInspection = ({ host, slots, libvirt, openStore, versions }: 
   };
 };
 
+async function bitmapsOfStopped(disks: DomainDisk[], signal: AbortSignal): Promise<Map<string, DiskFacts['bitmaps']>> {
+  const found = new Map<string, DiskFacts['bitmaps']>();
+  for (const { target, sourcePath, format } of disks) {
+    if (sourcePath !== null) found.set(target, await stoppedBitmaps(sourcePath, format, { signal }));
+  }
+  return found;
+}
+
 export interface HostInventory {
   host: string;
   slots: number;
@@ -107,10 +119,4 @@ export interface HostInventory {
   qemuVersion: string | null;
   vms: VmSighting[];
   seenAt: string;
-}
-
-export function powerOf(state: DomainState): PowerState {
-  if (state === 'running' || state === 'paused') return state;
-  if (state === 'blocked') return 'running';
-  return state === 'shutoff' || state === 'crashed' ? 'shutoff' : 'other';
 }

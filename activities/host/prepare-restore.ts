@@ -9,7 +9,7 @@ import type { DiskToRestore, PreparedRestore, RestorePlan } from '../../schemas/
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { isNotFound } from './json-notes.ts';
 import type { HostDependencies } from './dependencies.ts';
-import { powerOf } from './inspect-vm.ts';
+import { powerOf } from './power.ts';
 import { diskOfFile, filesOfDisk, readManifestChain, requireFiles, type ManifestChain } from './restore-chain.ts';
 import { targetsInPlace, targetsOfNewVm, targetsWhereTheyWere, type RestoreTarget } from './restore-targets.ts';
 import type { RestoreNotes } from './restore-notes.ts';

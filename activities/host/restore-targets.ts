@@ -14,13 +14,19 @@ export interface RestoreTarget {
 
 /** For each disk of the backup, the disk of the present VM that it belongs to: by serial, else by place, else by target. */
 export function targetsInPlace(manifest: Manifest, present: DomainDefinition): RestoreTarget[] {
-  const taken = new Set<DomainDisk>();
+  const matches = new Map<ManifestDisk, DomainDisk>();
+  // The surest mark first, for all disks: else one that lost its place takes the place of another.
+  for (const isSame of MARKS) {
+    for (const disk of manifest.disks.filter((each) => !matches.has(each))) {
+      const free = present.disks.filter(
+        (each) => each.device === 'disk' && !each.empty && ![...matches.values()].includes(each),
+      );
+      const match = free.find((each) => isSame(disk, each));
+      if (match !== undefined) matches.set(disk, match);
+    }
+  }
   return manifest.disks.map((disk) => {
-    const candidates = present.disks.filter((candidate) => candidate.device === 'disk' && !taken.has(candidate));
-    const match =
-      (disk.serial === null ? undefined : candidates.find(({ serial }) => serial === disk.serial)) ??
-      candidates.find(({ sourcePath, serial }) => sourcePath === disk.sourcePath && agrees(serial, disk.serial)) ??
-      candidates.find(({ target, serial }) => target === disk.target && agrees(serial, disk.serial));
+    const match = matches.get(disk);
     if (match === undefined) {
       throw new HoldfastError(
         'DiskMismatch',
@@ -35,10 +41,23 @@ export function targetsInPlace(manifest: Manifest, present: DomainDefinition): R
           'restore as a new VM with --as',
       );
     }
-    taken.add(match);
+    if (match.backingChain.length > 0) {
+      throw new HoldfastError(
+        'DiskMismatch',
+        `disk ${match.target} of VM ${present.name} is defined as a layer on ${match.backingChain[0]?.path ?? 'another image'}; ` +
+          'a restored disk would be read through it: restore as a new VM with --as',
+      );
+    }
     return { disk, path: match.sourcePath, format: formatOf(match.format) };
   });
 }
+
+const MARKS: ((disk: ManifestDisk, present: DomainDisk) => boolean)[] = [
+  (disk, { serial }) => disk.serial !== null && serial === disk.serial,
+  (disk, { sourcePath, serial }) =>
+    disk.sourcePath !== null && sourcePath === disk.sourcePath && agrees(serial, disk.serial),
+  (disk, { target, serial }) => target === disk.target && agrees(serial, disk.serial),
+];
 
 const agrees = (present: string | null, backedUp: string | null): boolean =>
   present === null || backedUp === null || present === backedUp;

@@ -12,7 +12,7 @@ import { backupOfCheckpoint, vmName } from '../../schemas/names.ts';
 import type { DiskToRestore, PreparedRestore, RestorePlan } from '../../schemas/restore-plan.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
-import { powerOf } from './inspect-vm.ts';
+import { powerOf } from './power.ts';
 import { isNotFound } from './json-notes.ts';
 import { restoreFence } from './restore-disk.ts';
 import type { RestoreNotes } from './restore-notes.ts';
