@@ -1,16 +1,15 @@
 import type { Duplex } from 'node:stream';
+import { CALLS, type Procedure } from './calls.ts';
 import { LibvirtConnectionLost, LibvirtError, LibvirtRefused, LibvirtTimeout } from './errors.ts';
 import { packetBytes, type Packet, PacketReader } from './packet.ts';
 import {
   AUTH,
-  CALLS,
   FEATURE,
   HEADER_BYTES,
   KEEPALIVE,
   MESSAGE_MAX_BYTES,
   MESSAGE_STATUS,
   MESSAGE_TYPE,
-  type Procedure,
   PROGRAM,
   PROGRAM_VERSION,
   remoteError,

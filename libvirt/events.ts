@@ -2,7 +2,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Connection } from './connection.ts';
 import { isLibvirtError, LIBVIRT_ERRORS } from './errors.ts';
 import { BLOCK_JOB_STATUSES, BLOCK_JOB_TYPES, IO_ERROR_ACTIONS, LIFECYCLE_EVENTS, nameOf } from './flags.ts';
-import { CALLS, type Domain, type EventMessage, EVENTS, type Parameters } from './protocol.ts';
+import { CALLS } from './calls.ts';
+import { type EventMessage, EVENTS } from './event-messages.ts';
+import type { Domain, Parameters } from './protocol.ts';
 import { XdrReader } from './xdr.ts';
 
 /** What happened to a domain. */
@@ -220,11 +222,10 @@ export class EventHub {
     return subscription;
   }
 
-  async stop(): Promise<void> {
+  /** Ends all readers; the connection is its maker's to close. */
+  stop(): void {
     this.#stopping.abort();
     for (const subscription of [...this.#subscriptions]) subscription.finish();
-    const connection = await this.#connection?.catch(() => undefined);
-    connection?.close();
   }
 
   async #ready(signal: AbortSignal | undefined): Promise<void> {

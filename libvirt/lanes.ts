@@ -1,6 +1,7 @@
+import { abortable } from './abortable.ts';
 import { Connection, type ConnectionOptions, type CallOptions, MAX_CALLS_IN_FLIGHT } from './connection.ts';
 import { LibvirtConnectionLost } from './errors.ts';
-import type { Procedure } from './protocol.ts';
+import type { Procedure } from './calls.ts';
 import type { Transport } from './transport.ts';
 
 /** A quick call behind four slow ones of the same connection would wait for them, so each kind has its own. */
@@ -24,7 +25,7 @@ export class Lanes implements AsyncDisposable {
   readonly #options: ConnectionOptions;
   readonly #lanes: Record<LaneName, Member[]> = { control: [], slow: [] };
   readonly #open = new Set<Connection>();
-  #disposed = false;
+  readonly #disposing = new AbortController();
 
   constructor(transport: Transport, options: ConnectionOptions) {
     this.#transport = transport;
@@ -43,9 +44,9 @@ export class Lanes implements AsyncDisposable {
 
   /** A connection for one purpose; the caller closes it. */
   async connect({ signal, timeoutMs = OPEN_TIMEOUT_MS }: CallOptions = {}): Promise<Connection> {
-    if (this.#disposed) throw new LibvirtConnectionLost('this libvirt client was closed', { sent: false });
+    this.#disposing.signal.throwIfAborted();
     const limit = AbortSignal.timeout(Math.min(timeoutMs, OPEN_TIMEOUT_MS));
-    const either = signal === undefined ? limit : AbortSignal.any([signal, limit]);
+    const either = AbortSignal.any([limit, this.#disposing.signal, ...(signal === undefined ? [] : [signal])]);
     try {
       const socket = await this.#transport.open(either);
       const connection = await Connection.open(socket, this.#options, { signal: either });
@@ -54,6 +55,7 @@ export class Lanes implements AsyncDisposable {
       return connection;
     } catch (error) {
       signal?.throwIfAborted();
+      this.#disposing.signal.throwIfAborted();
       if (limit.aborted) {
         throw new LibvirtConnectionLost('libvirt did not let us in in time', { cause: error, sent: false });
       }
@@ -69,7 +71,7 @@ export class Lanes implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#disposed = true;
+    this.#disposing.abort(new LibvirtConnectionLost('this libvirt client was closed', { sent: false }));
     for (const connection of [...this.#open]) connection.close();
     await this.#transport[Symbol.asyncDispose]();
   }
@@ -100,18 +102,5 @@ export class Lanes implements AsyncDisposable {
       void connection.closed.then(forget);
     }, forget);
     return member.attempt;
-  }
-}
-
-/** The promise, or the signal's reason if that comes first. */
-async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return await promise;
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const onAbort = (): void => reject(signal.reason as Error);
-  signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
   }
 }

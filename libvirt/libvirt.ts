@@ -4,7 +4,8 @@ import { isLibvirtError, LIBVIRT_ERRORS, QmpError } from './errors.ts';
 import { EventHub, type EventSubscription } from './events.ts';
 import * as flags from './flags.ts';
 import { Lanes } from './lanes.ts';
-import { CALLS, type Domain, type Parameters } from './protocol.ts';
+import { CALLS } from './calls.ts';
+import type { Domain, Parameters } from './protocol.ts';
 import { SshTransport } from './transport-ssh.ts';
 import { UnixTransport } from './transport-unix.ts';
 
@@ -110,7 +111,7 @@ export class Libvirt implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#events.stop();
+    this.#events.stop();
     await this.#lanes[Symbol.asyncDispose]();
   }
 
@@ -378,7 +379,7 @@ export class Libvirt implements AsyncDisposable {
   ): Promise<JobStats> {
     const { COMPLETED, KEEP_COMPLETED } = flags.JOB_STATS;
     const wanted = bits([completed === true || keepCompleted === true, COMPLETED], [keepCompleted, KEEP_COMPLETED]);
-    const { type, params } = await this.#lanes.call('control', CALLS.getJobStats, { dom, flags: wanted }, call);
+    const { type, params } = await this.#lanes.call('slow', CALLS.getJobStats, { dom, flags: wanted }, call);
     const { operation, ...rest } = params;
     return {
       type: flags.nameOf(flags.JOB_TYPES, type),
@@ -397,7 +398,7 @@ export class Libvirt implements AsyncDisposable {
   /** Runs an agent command and gives what it returned. libvirt gives up on the guest after `timeoutSeconds`. */
   async agentCommand(dom: Domain, command: object, timeoutSeconds: number, call: CallOptions = {}): Promise<unknown> {
     const args = { dom, command: JSON.stringify(command), timeout: timeoutSeconds, flags: 0 };
-    const limits = { timeoutMs: timeoutSeconds * 1000 + AGENT_GRACE_MS, ...call };
+    const limits = { ...call, timeoutMs: call.timeoutMs ?? timeoutSeconds * 1000 + AGENT_GRACE_MS };
     const { result } = await this.#lanes.call('slow', CALLS.agentCommand, args, limits);
     return result === null ? undefined : (JSON.parse(result) as { return?: unknown }).return;
   }
@@ -467,7 +468,7 @@ export class Libvirt implements AsyncDisposable {
   // --- disks, by target (`vda`) or path ---
 
   async blockInfo(dom: Domain, disk: string, call?: CallOptions): Promise<BlockInfo> {
-    const info = await this.#lanes.call('control', CALLS.getBlockInfo, { dom, path: disk, flags: 0 }, call);
+    const info = await this.#lanes.call('slow', CALLS.getBlockInfo, { dom, path: disk, flags: 0 }, call);
     return {
       capacityBytes: Number(info.capacity),
       allocationBytes: Number(info.allocation),
@@ -478,8 +479,8 @@ export class Libvirt implements AsyncDisposable {
   /** libvirt's VIR_DOMAIN_BLOCK_STATS_*: `rd_bytes`, `wr_operations`, ... */
   async blockStats(dom: Domain, disk: string, call?: CallOptions): Promise<Parameters> {
     const args = { dom, path: disk, nparams: 0, flags: flags.TYPED_PARAM_STRING_OKAY };
-    const { nparams } = await this.#lanes.call('control', CALLS.blockStats, args, call);
-    return (await this.#lanes.call('control', CALLS.blockStats, { ...args, nparams }, call)).params;
+    const { nparams } = await this.#lanes.call('slow', CALLS.blockStats, args, call);
+    return (await this.#lanes.call('slow', CALLS.blockStats, { ...args, nparams }, call)).params;
   }
 
   /** Merges `top` (default the active image) into `base` (default the whole chain's) in the background. */
@@ -511,7 +512,7 @@ export class Libvirt implements AsyncDisposable {
   /** The block job of a disk; undefined when there is none. */
   async blockJobInfo(dom: Domain, disk: string, call?: CallOptions): Promise<BlockJob | undefined> {
     const args = { dom, path: disk, flags: flags.BLOCK_JOB_INFO.BANDWIDTH_BYTES };
-    const { found, type, bandwidth, current, end } = await this.#lanes.call('control', CALLS.blockJobInfo, args, call);
+    const { found, type, bandwidth, current, end } = await this.#lanes.call('slow', CALLS.blockJobInfo, args, call);
     if (!found) return undefined;
     return {
       type: flags.nameOf(flags.BLOCK_JOB_TYPES, type),

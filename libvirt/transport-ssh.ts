@@ -3,6 +3,7 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { Client, type ConnectConfig, type ServerHostKeyAlgorithm } from 'ssh2';
+import { abortable } from './abortable.ts';
 import { describeAddress, type LibvirtAddress } from './address.ts';
 import { LibvirtConnectionLost, LibvirtRefused } from './errors.ts';
 import { keyFingerprint, knownHostKeys } from './known-hosts.ts';
@@ -21,13 +22,15 @@ interface HostKeyCheck {
 export class SshTransport implements Transport {
   readonly #address: SshAddress;
   #client: Promise<Client> | undefined;
+  /** Also those that are still connecting. */
+  readonly #clients = new Set<Client>();
 
   constructor(address: SshAddress) {
     this.#address = address;
   }
 
   async open(signal: AbortSignal): Promise<Duplex> {
-    const client = await this.#connected(signal);
+    const client = await abortable(this.#connected(), signal);
     const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
     const onAbort = (): void => reject(signal.reason as Error);
     const onClose = (): void => reject(this.#lost(new Error('the SSH connection ended')));
@@ -60,15 +63,13 @@ export class SshTransport implements Transport {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const client = await this.#client?.catch(() => undefined);
-    this.#client = undefined;
-    client?.destroy();
+    for (const client of this.#clients) client.destroy();
   }
 
-  /** The one SSH connection; a new one when the last is gone. Callers share the attempt. */
-  #connected(signal: AbortSignal): Promise<Client> {
+  /** The one SSH connection; a new one when the last is gone. Callers share the attempt, so none of them can abort it. */
+  #connected(): Promise<Client> {
     if (this.#client === undefined) {
-      const attempt = this.#connect(signal);
+      const attempt = this.#connect();
       this.#client = attempt;
       const forget = (): void => {
         if (this.#client === attempt) this.#client = undefined;
@@ -78,15 +79,14 @@ export class SshTransport implements Transport {
     return this.#client;
   }
 
-  async #connect(signal: AbortSignal): Promise<Client> {
+  async #connect(): Promise<Client> {
     const { host, port = 22, user } = this.#address;
     const check = await hostKeyCheck(this.#address);
     const credentials = await this.#credentials();
     const client = new Client();
+    this.#clients.add(client);
     const { promise, resolve, reject } = Promise.withResolvers<Client>();
     let refusal: string | undefined;
-    const onAbort = (): void => reject(signal.reason as Error);
-    signal.addEventListener('abort', onAbort, { once: true });
     client.once('ready', () => resolve(client));
     client.on('error', (error) => {
       if (refusal !== undefined) reject(new LibvirtRefused(refusal, { cause: error }));
@@ -94,7 +94,10 @@ export class SshTransport implements Transport {
         reject(new LibvirtRefused(`${host} does not let ${user} in with this key`, { cause: error }));
       } else reject(this.#lost(error));
     });
-    client.once('close', () => reject(this.#lost(new Error('the SSH connection ended'))));
+    client.once('close', () => {
+      this.#clients.delete(client);
+      reject(this.#lost(new Error('the SSH connection ended')));
+    });
     try {
       client.connect({
         host,
@@ -114,8 +117,6 @@ export class SshTransport implements Transport {
     } catch (error) {
       client.destroy();
       throw error;
-    } finally {
-      signal.removeEventListener('abort', onAbort);
     }
   }
 

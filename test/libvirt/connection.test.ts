@@ -2,7 +2,9 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { Connection, type ConnectionOptions } from '../../libvirt/connection.ts';
 import { LibvirtConnectionLost, LibvirtError, LibvirtRefused, LibvirtTimeout } from '../../libvirt/errors.ts';
-import { CALLS, EVENTS, MESSAGE_STATUS } from '../../libvirt/protocol.ts';
+import { CALLS } from '../../libvirt/calls.ts';
+import { EVENTS } from '../../libvirt/event-messages.ts';
+import { MESSAGE_STATUS } from '../../libvirt/protocol.ts';
 import { eventBytes, fakePair, type FakePeer } from './fake-daemon.ts';
 
 const DOMAIN = { name: 'web-1', uuid: '6f1c1e0e-57a4-4d55-9c0c-0e5a1b1c2d3e', id: 3 };

@@ -1,15 +1,14 @@
 import { createServer, type Server } from 'node:net';
 import { type Duplex, duplexPair } from 'node:stream';
 import { join } from 'node:path';
+import { CALLS, type Procedure } from '../../libvirt/calls.ts';
+import type { EventMessage } from '../../libvirt/event-messages.ts';
 import { packetBytes, type Packet, PacketReader } from '../../libvirt/packet.ts';
 import {
-  CALLS,
-  type EventMessage,
   KEEPALIVE,
   MESSAGE_STATUS,
   MESSAGE_TYPE,
   type PacketHeader,
-  type Procedure,
   PROGRAM,
   remoteError,
 } from '../../libvirt/protocol.ts';

@@ -1,7 +1,8 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { connectLibvirt, LibvirtRefused, type LibvirtEvent } from '../../libvirt/libvirt.ts';
-import { CALLS, EVENTS } from '../../libvirt/protocol.ts';
+import { CALLS } from '../../libvirt/calls.ts';
+import { EVENTS } from '../../libvirt/event-messages.ts';
 import { fakeDaemon, type FakePeer } from './fake-daemon.ts';
 
 const DOMAIN = { name: 'web-1', uuid: '6f1c1e0e-57a4-4d55-9c0c-0e5a1b1c2d3e', id: 3 };
@@ -77,6 +78,38 @@ describe('the libvirt client', () => {
     await expect(pending).rejects.toMatchObject({ name: 'LibvirtConnectionLost' });
     await expect(libvirt.hostname()).rejects.toMatchObject({ sent: false });
     expect(daemon.peers).toHaveLength(1);
+  });
+
+  it('does not wait for a daemon that lets nobody in when it is closed', async () => {
+    await using daemon = await fakeDaemon((peer) => {
+      peer.authTypes = [2]; // and never answers polkit
+    });
+    const libvirt = connectLibvirt({ kind: 'unix', path: daemon.path });
+    const events = libvirt.events();
+    const call = libvirt.hostname();
+    call.catch(() => {});
+    await expect.poll(() => daemon.peers[1]?.calls.length).toBe(1);
+    await libvirt[Symbol.asyncDispose]();
+    await expect(call).rejects.toMatchObject({ name: 'LibvirtConnectionLost', sent: false });
+    await expect(events.ready).rejects.toMatchObject({ name: 'LibvirtConnectionLost', sent: false });
+    expect(await events.next()).toEqual({ value: undefined, done: true });
+  });
+
+  it('does not fail one caller because another was cancelled while both connected', async () => {
+    await using daemon = await fakeDaemon((peer) => {
+      peer.authTypes = [2];
+      answersHostname(peer);
+    });
+    await using libvirt = connectLibvirt({ kind: 'unix', path: daemon.path });
+    const abort = new AbortController();
+    const first = libvirt.hostname({ signal: abort.signal });
+    const second = libvirt.hostname();
+    first.catch(() => {});
+    await expect.poll(() => daemon.peers[0]?.calls.length).toBe(1);
+    abort.abort(new Error('cancelled'));
+    await expect(first).rejects.toThrow('cancelled');
+    daemon.peers[0]!.calls[0]!.reply(CALLS.authPolkit, { complete: 1 });
+    expect(await second).toBe('kvm-1');
   });
 
   it('passes a cancellation through while it connects', async () => {
