@@ -1,13 +1,14 @@
 import type { Client } from '@temporalio/client';
 import type { Command } from 'commander';
 import type { Catalog } from '../catalog/contract.ts';
-import { openCatalog } from '../catalog/open-catalog.ts';
 import { HoldfastError } from '../schemas/failures.ts';
 import { openInstallation, type Installation } from '../workers/installation.ts';
-import { connectClient } from '../workers/temporal.ts';
 import { Output } from './output.ts';
 
-/** What a command works with. Catalog and Temporal are opened when first asked for, and closed at the end. */
+/**
+ * What a command works with. Catalog and Temporal are opened when first asked for, and closed at the end; their code is
+ * loaded only then, because it takes most of a quick command's time.
+ */
 export class CommandContext implements AsyncDisposable {
   readonly output: Output;
   readonly installation: Installation;
@@ -25,6 +26,7 @@ export class CommandContext implements AsyncDisposable {
   }
 
   async catalog(): Promise<Catalog> {
+    const { openCatalog } = await import('../catalog/open-catalog.ts');
     this.#catalog ??= await openCatalog(this.installation.catalogUrl);
     return this.#catalog;
   }
@@ -32,6 +34,7 @@ export class CommandContext implements AsyncDisposable {
   /** @throws HoldfastError TemporalUnreachable */
   async client(): Promise<Client> {
     const { temporal, dataDir } = this.installation;
+    const { connectClient } = await import('../workers/connect-client.ts');
     this.#client ??= await connectClient(temporal).catch((error: unknown) => {
       throw new HoldfastError(
         'TemporalUnreachable',

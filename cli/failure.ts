@@ -1,15 +1,4 @@
-import { WorkflowFailedError } from '@temporalio/client';
-import {
-  ApplicationFailure,
-  CancelledFailure,
-  TemporalFailure,
-  TerminatedFailure,
-  TimeoutFailure,
-} from '@temporalio/common';
 import { CommanderError } from 'commander';
-import { ZodError } from 'zod';
-import { LibvirtAddressError } from '../libvirt/address.ts';
-import { failureTypeOf } from '../workers/failure-interceptor.ts';
 
 export interface CommandFailure {
   /** A name of docs/failures.md, or `Cancelled`, `Terminated`, `UsageError`, `Error`. */
@@ -20,33 +9,20 @@ export interface CommandFailure {
 }
 
 /** What a command says of an error it ended with. */
-export function describeFailure(error: unknown): CommandFailure {
-  if (error instanceof CommanderError) return { type: 'UsageError', message: error.message, exitCode: 2 };
-  if (error instanceof LibvirtAddressError) return { type: 'UsageError', message: error.message, exitCode: 2 };
-  if (error instanceof ZodError) {
-    const message = error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ');
-    return { type: 'InvalidRequest', message, exitCode: 2 };
-  }
-  if (error instanceof WorkflowFailedError) return describeRun(error.cause ?? error);
-  const type = failureTypeOf(error) ?? 'Error';
-  const message = error instanceof Error ? error.message : String(error);
-  return { type, message, exitCode: 1 };
+export async function describeError(error: unknown): Promise<CommandFailure> {
+  if (error instanceof CommanderError) return describeUsage(error);
+  const { describeFailure } = await import('../operations/describe-failure.ts'); // slow to load, seldom needed
+  const { type, message, isUsage } = describeFailure(error);
+  return { type, message, exitCode: isUsage ? 2 : 1 };
 }
 
-function describeRun(failure: Error): CommandFailure {
-  if (failure instanceof CancelledFailure)
-    return { type: 'Cancelled', message: 'the run was cancelled and undone', exitCode: 1 };
-  if (failure instanceof TerminatedFailure) {
-    const message = 'the run was terminated; what it left is undone by reclaimOrphans';
-    return { type: 'Terminated', message, exitCode: 1 };
+function describeUsage({ code, message }: CommanderError): CommandFailure {
+  // A value that a schema refuses is the same failure whether the command line or a workflow finds it.
+  if (code === 'commander.invalidArgument') return { type: 'InvalidRequest', message: plain(message), exitCode: 2 };
+  if (code === 'commander.help') {
+    return { type: 'UsageError', message: 'a command is missing; see --help', exitCode: 2 };
   }
-  let link: Error | undefined = failure;
-  while (link instanceof TemporalFailure) {
-    if (link instanceof ApplicationFailure) return { type: link.type ?? 'Error', message: link.message, exitCode: 1 };
-    if (link instanceof TimeoutFailure) {
-      return { type: 'HostUnreachable', message: `${failure.message}: ${link.message}`, exitCode: 1 };
-    }
-    link = link.cause;
-  }
-  return { type: 'Error', message: failure.message, exitCode: 1 };
+  return { type: 'UsageError', message: plain(message), exitCode: 2 };
 }
+
+const plain = (message: string): string => message.replace(/^error: /, '');

@@ -34,7 +34,7 @@ interface Shown {
 async function watch(handle: WorkflowHandle, shown: Shown, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
     try {
-      shown.step(await handle.query<OperationProgress, []>('progress'));
+      shown.step(await handle.query<OperationProgress>('progress'));
       const { raw } = await handle.describe();
       shown.copies((raw.pendingActivities ?? []).flatMap((activity) => heartbeatOf(activity.heartbeatDetails)));
     } catch {

@@ -1,18 +1,21 @@
 import { CommanderError } from 'commander';
+import { completeWords, isCompletion } from './completion.ts';
+import { describeError } from './failure.ts';
 import { Output } from './output.ts';
-import { describeFailure } from './failure.ts';
 import { createProgram } from './program.ts';
-import { withCompletion } from './completion.ts';
 
-const program = createProgram();
+const words = process.argv.slice(2);
+const json = words.includes('--json');
 try {
-  if (!withCompletion(program, process.argv.slice(2))) await program.parseAsync();
+  if (isCompletion(words)) await completeWords(createProgram({ json }), words);
+  else await createProgram({ json }).parseAsync();
 } catch (error) {
-  const { type, message, exitCode } = describeFailure(error);
-  process.exitCode = exitCode;
-  if (error instanceof CommanderError && error.exitCode === 0)
+  if (error instanceof CommanderError && error.exitCode === 0) {
     process.exitCode = 0; // --help, --version
-  else if (!(error instanceof CommanderError) || process.argv.includes('--json')) {
-    new Output({ json: process.argv.includes('--json') }).error(type, message);
+  } else {
+    const { type, message, exitCode } = await describeError(error);
+    process.exitCode = exitCode;
+    // Commander has told people already what is wrong with their words.
+    if (json || !(error instanceof CommanderError)) new Output({ json }).error(type, message);
   }
 }

@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { holdfastVersion } from '../workers/version.ts';
+import { addCompleteCommand } from './completion.ts';
 import { addBackupCommands } from './commands/backup.ts';
 import { addDevCommand } from './commands/dev.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
@@ -12,8 +13,8 @@ import { addRestoreCommand } from './commands/restore.ts';
 import { addVmCommands } from './commands/vm.ts';
 import { addWorkerCommands } from './commands/worker.ts';
 
-/** The whole command line. */
-export function createProgram(): Command {
+/** The whole command line. @param json errors of usage are printed as JSON, by the caller */
+export function createProgram({ json = false } = {}): Command {
   const program = new Command('holdfast')
     .description('Backups of KVM virtual machines as durable Temporal workflows')
     .version(holdfastVersion())
@@ -44,8 +45,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Shell completion: holdfast complete
   addJobCommands(program);
   addReclaimCommand(program);
   addDoctorCommand(program);
+  addCompleteCommand(program);
   forAll(program, (command) => {
     command.exitOverride();
+    if (json) command.configureOutput({ writeErr: () => undefined });
     // Global options are taken before and after the subcommand's name.
     if (command !== program)
       command.option('--data <dir>', 'folder of the installation').option('--json', 'print one JSON document');

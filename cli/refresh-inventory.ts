@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CONTROL_QUEUE } from '../schemas/queues.ts';
-import { runId } from './commands/run-id.ts';
+import { runId } from '../operations/run-id.ts';
 import type { CommandContext } from './context.ts';
 
 const PATIENCE_MS = 8_000;
@@ -23,8 +23,12 @@ export async function refreshInventory(context: CommandContext): Promise<void> {
         workflowExecutionTimeout: '1 minute',
         args: [{ host: name }],
       });
-      const answer = await Promise.race([run.result().catch(() => 'failed' as const), patience]);
-      if (answer === 'late' || answer === 'failed') {
+      const outcome = run.result().then(
+        () => 'taken' as const,
+        () => 'failed' as const,
+      );
+      const answer = await Promise.race([outcome, patience]);
+      if (answer !== 'taken') {
         context.output.note(`host ${name} does not answer: shown is what the catalog knows`);
       }
     }),

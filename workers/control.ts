@@ -5,7 +5,8 @@ import { openCatalog } from '../catalog/open-catalog.ts';
 import { CONTROL_QUEUE } from '../schemas/queues.ts';
 import { failureInterceptor } from './failure-interceptor.ts';
 import type { Installation } from './installation.ts';
-import { connectClient, connectWorker, installRuntime, registerSearchAttributes, runsOf } from './temporal.ts';
+import { connectClient } from './connect-client.ts';
+import { connectWorker, installRuntime, registerSearchAttributes, runsOf } from './temporal.ts';
 
 const RECLAIM_SCHEDULE = 'holdfast-reclaim-orphans';
 

@@ -10,7 +10,7 @@ import { searchAttributes } from '../schemas/search-attributes.ts';
 import { addDirectoryRepository } from './add-repository.ts';
 import { devStatePath, type Installation } from './installation.ts';
 import { holdAlone } from './single-instance.ts';
-import { connectClient } from './temporal.ts';
+import { connectClient } from './connect-client.ts';
 
 export interface DevOptions {
   host: string;

@@ -16,7 +16,8 @@ import { daemonRootOf } from './daemon-root.ts';
 import { failureInterceptor } from './failure-interceptor.ts';
 import type { Installation, TemporalOptions } from './installation.ts';
 import { holdAlone } from './single-instance.ts';
-import { connectClient, connectWorker, installRuntime } from './temporal.ts';
+import { connectClient } from './connect-client.ts';
+import { connectWorker, installRuntime } from './temporal.ts';
 import { startThawGuard } from './thaw-guard-client.ts';
 import { holdfastVersion } from './version.ts';
 

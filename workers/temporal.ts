@@ -1,17 +1,9 @@
-import { Client, Connection, WorkflowNotFoundError } from '@temporalio/client';
+import { Connection, WorkflowNotFoundError, type Client } from '@temporalio/client';
 import { Runtime, NativeConnection } from '@temporalio/worker';
 import type { Runs } from '../activities/control/dependencies.ts';
 import { searchAttributes } from '../schemas/search-attributes.ts';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { TemporalOptions } from './installation.ts';
-
-/** A connection for starting and asking workflows. */
-export async function connectClient({ address, namespace, connection }: TemporalOptions): Promise<Client> {
-  return new Client({
-    connection: await Connection.connect({ ...connection, address, connectTimeout: '3s' }),
-    namespace,
-  });
-}
 
 /** A connection for a worker; waits for a server that is not up yet, or not any more. */
 export async function connectWorker(
@@ -42,9 +34,11 @@ export function installRuntime({ metrics }: { metrics?: string | undefined }): v
 
 /** Makes the namespace know our search attributes; those it knows already are left as they are. */
 export async function registerSearchAttributes(client: Client, namespace: string): Promise<void> {
-  const { operatorService } = client.connection as Connection;
+  const connection: unknown = client.connection;
+  if (!(connection instanceof Connection)) throw new Error('this client cannot register search attributes');
+  const { operatorService } = connection;
   const known = await operatorService.listSearchAttributes({ namespace });
-  const missing = Object.values(searchAttributes).filter(({ name }) => !(name in (known.customAttributes ?? {})));
+  const missing = Object.values(searchAttributes).filter(({ name }) => !(name in known.customAttributes));
   if (missing.length === 0) return;
   const KEYWORD = 2; // temporal.api.enums.v1.IndexedValueType
   await operatorService.addSearchAttributes({

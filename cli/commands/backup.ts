@@ -1,16 +1,14 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import type { BackupRecord, Catalog } from '../../catalog/contract.ts';
+import { findBackup } from '../../operations/find-backup.ts';
+import { startTakeBackup } from '../../operations/start.ts';
 import type { Backup } from '../../schemas/backup.ts';
-import { HoldfastError } from '../../schemas/failures.ts';
 import { diskTarget } from '../../schemas/names.ts';
-import { CONTROL_QUEUE } from '../../schemas/queues.ts';
 import { takeBackupRequest, type TakeBackupRequest } from '../../schemas/requests.ts';
 import { action } from '../context.ts';
 import { followRun } from '../follow-run.ts';
 import { durationText, shortId, sizeText, table } from '../output.ts';
-import { parseCount, parseName } from './dev.ts';
+import { parseCount, parseName, parseVm } from './dev.ts';
 import { parseWhole } from './offering.ts';
-import { runId } from './run-id.ts';
 
 interface TakeFlags {
   full?: boolean;
@@ -30,7 +28,7 @@ export function addBackupCommands(program: Command): void {
   backup
     .command('take')
     .description('back up a running VM: incremental where that is provably right, else full')
-    .argument('<vm>', 'name or UUID')
+    .argument('<vm>', 'name or UUID', parseVm)
     .option('--full', 'a full backup, which starts a new chain')
     .option('--isolated', 'a full backup outside any chain')
     .addOption(
@@ -66,13 +64,8 @@ export function addBackupCommands(program: Command): void {
           timeLimitSeconds: flags.timeLimit,
           requestedBy: `cli:${process.env['USER'] ?? process.getuid?.() ?? ''}`,
         });
-        const client = await context.client();
-        const workflowId = runId('takeBackup', vm);
-        const run = await client.workflow.start('takeBackup', {
-          taskQueue: CONTROL_QUEUE,
-          workflowId,
-          args: [request],
-        });
+        const run = await startTakeBackup(await context.client(), request);
+        const { workflowId } = run;
         if (!flags.wait) {
           context.output.result(
             { jobId: workflowId },
@@ -88,7 +81,7 @@ export function addBackupCommands(program: Command): void {
   backup
     .command('ls')
     .description('list backups, newest first')
-    .argument('[vm]', 'name or UUID')
+    .argument('[vm]', 'name or UUID', parseVm)
     .option('--all', 'also the hidden ones')
     .action(
       action(async (context, vm: string | undefined, flags: { all?: boolean }) => {
@@ -119,7 +112,7 @@ export function addBackupCommands(program: Command): void {
     .argument('<id>', 'id of the backup, or a beginning of it that is unique', parseIdPrefix)
     .action(
       action(async (context, id: string) => {
-        const { backup: found, failure } = await backupOf(await context.catalog(), id);
+        const { backup: found, failure } = await findBackup(await context.catalog(), id);
         const shown = failure === null ? found : { ...found, failure };
         context.output.result(
           shown,
@@ -127,21 +120,6 @@ export function addBackupCommands(program: Command): void {
         );
       }),
     );
-}
-
-/** The backup an id, or a beginning of one, means. @throws HoldfastError BackupNotFound */
-export async function backupOf(catalog: Catalog, id: string): Promise<BackupRecord> {
-  const found = await catalog.backups.findByIdPrefix(id);
-  const [record, ...others] = found;
-  if (record === undefined)
-    throw new HoldfastError('BackupNotFound', `backup ${id} is not known; see: holdfast backup ls`);
-  if (others.length > 0) {
-    throw new HoldfastError(
-      'BackupNotFound',
-      `${id} begins several backups: ${found.map((one) => one.backup.id).join(', ')}`,
-    );
-  }
-  return record;
 }
 
 export function parseIdPrefix(value: string): string {

@@ -1,8 +1,7 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { hostname } from 'node:os';
-import { defaultSocketPath } from '../../libvirt/libvirt.ts';
-import { plainName } from '../../schemas/names.ts';
-import { runDev } from '../../workers/dev.ts';
+import { defaultSocketPath } from '../../libvirt/address.ts';
+import { plainName, vmName } from '../../schemas/names.ts';
 import { action } from '../context.ts';
 import { stopSignal } from '../stop-signal.ts';
 
@@ -13,8 +12,13 @@ export const defaultHost = (): string =>
     ?.replaceAll(/[^A-Za-z0-9._-]/g, '-')
     .replace(/^[.-]+/, '') || 'host';
 
-export function parseName(value: string): string {
-  const parsed = plainName.safeParse(value);
+export const parseName = (value: string): string => checked(plainName, value);
+
+/** A VM's name or UUID. */
+export const parseVm = (value: string): string => checked(vmName, value);
+
+function checked(schema: typeof plainName, value: string): string {
+  const parsed = schema.safeParse(value);
   if (!parsed.success) throw new InvalidArgumentError(parsed.error.issues.map(({ message }) => message).join('; '));
   return parsed.data;
 }
@@ -37,6 +41,7 @@ export function addDevCommand(program: Command): void {
     .action(
       action(
         async ({ installation, output }, options: { libvirt: string; host: string; repo?: string; slots: number }) => {
+          const { runDev } = await import('../../workers/dev.ts');
           await runDev(installation, {
             ...options,
             repository: options.repo,

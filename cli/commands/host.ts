@@ -1,4 +1,6 @@
 import type { Command } from 'commander';
+import { runId } from '../../operations/run-id.ts';
+import { isServed } from '../../operations/worker-state.ts';
 import { CONTROL_QUEUE, hostQueue } from '../../schemas/queues.ts';
 import type { HostRecord } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
@@ -6,7 +8,6 @@ import { action, type CommandContext } from '../context.ts';
 import { followRun } from '../follow-run.ts';
 import { table } from '../output.ts';
 import { parseCount, parseName } from './dev.ts';
-import { runId } from './run-id.ts';
 
 export function addHostCommands(program: Command): void {
   const host = program.command('host').description('KVM hosts');
@@ -46,6 +47,7 @@ export function addHostCommands(program: Command): void {
     .description('make a host known, and take its inventory when its worker answers')
     .argument('<name>', 'name of the host, as its worker is started with', parseName)
     .option('--slots <n>', 'disks copied at once', parseCount)
+    .addHelpText('after', '\nExample:\n  $ holdfast host add kvm-1 --slots 8')
     .action(
       action(async (context, name: string, options: { slots?: number }) => {
         const catalog = await context.catalog();
@@ -85,17 +87,7 @@ export function addHostCommands(program: Command): void {
 /** Whether a worker takes tasks of the host's queue; `unknown` when Temporal does not answer. */
 async function workerState(context: CommandContext, { name }: HostRecord): Promise<'up' | 'down' | 'unknown'> {
   try {
-    const client = await context.client();
-    const ACTIVITY_QUEUE = 2; // temporal.api.enums.v1.TaskQueueType
-    const { pollers } = await client.workflowService.describeTaskQueue({
-      namespace: context.installation.temporal.namespace,
-      taskQueue: { name: hostQueue(name) },
-      taskQueueType: ACTIVITY_QUEUE,
-    });
-    const recent = (pollers ?? []).some(
-      ({ lastAccessTime }) => Date.now() - Number(lastAccessTime?.seconds ?? 0) * 1000 < 90_000,
-    );
-    return recent ? 'up' : 'down';
+    return (await isServed(await context.client(), hostQueue(name), 'activities')) ? 'up' : 'down';
   } catch {
     return 'unknown';
   }

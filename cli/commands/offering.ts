@@ -3,7 +3,7 @@ import { offering as offeringSchema } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { action } from '../context.ts';
 import { table } from '../output.ts';
-import { parseCount, parseName } from './dev.ts';
+import { parseCount, parseName, parseVm } from './dev.ts';
 import { vmNamed } from './vm.ts';
 
 interface OfferingFlags {
@@ -99,7 +99,7 @@ export function addOfferingCommands(program: Command): void {
     .command('assign')
     .description('protect a VM by an offering; it acts from the next backup on')
     .argument('<offering>', 'name of the offering', parseName)
-    .argument('<vm>', 'name or UUID')
+    .argument('<vm>', 'name or UUID', parseVm)
     .action(
       action(async (context, name: string, vmName: string) => {
         const catalog = await context.catalog();
@@ -117,7 +117,7 @@ export function addOfferingCommands(program: Command): void {
   offering
     .command('remove')
     .description('take the offering from a VM; its backups stay')
-    .argument('<vm>', 'name or UUID')
+    .argument('<vm>', 'name or UUID', parseVm)
     .action(
       action(async (context, vmName: string) => {
         const catalog = await context.catalog();

@@ -1,12 +1,12 @@
 import type { Command } from 'commander';
 import type { ReclaimedOrphans } from '../../workflows/reclaim-orphans.ts';
+import { runId } from '../../operations/run-id.ts';
 import { CONTROL_QUEUE } from '../../schemas/queues.ts';
 import { reclaimOrphansRequest } from '../../schemas/requests.ts';
 import { action } from '../context.ts';
 import { followRun } from '../follow-run.ts';
 import { parseName } from './dev.ts';
 import { parseWhole } from './offering.ts';
-import { runId } from './run-id.ts';
 
 export function addReclaimCommand(program: Command): void {
   program
@@ -15,6 +15,7 @@ export function addReclaimCommand(program: Command): void {
     .option('--host <name>', 'only on this host', parseName)
     .option('--grace <seconds>', 'leave alone what is younger and of no known run (default 3600)', parseWhole)
     .option('--dry-run', 'list what would be undone')
+    .addHelpText('after', '\nExample:\n  $ holdfast reclaim --dry-run')
     .action(
       action(async (context, flags: { host?: string; grace?: number; dryRun?: boolean }) => {
         const client = await context.client();

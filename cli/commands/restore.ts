@@ -1,13 +1,13 @@
 import type { Command } from 'commander';
+import { findBackup } from '../../operations/find-backup.ts';
+import { startRestoreVm } from '../../operations/start.ts';
 import type { RestoredVm } from '../../schemas/backup.ts';
-import { CONTROL_QUEUE } from '../../schemas/queues.ts';
 import { restoreVmRequest } from '../../schemas/requests.ts';
 import { action } from '../context.ts';
 import { followRun } from '../follow-run.ts';
 import { table } from '../output.ts';
-import { backupOf, parseIdPrefix } from './backup.ts';
-import { parseCount, parseName } from './dev.ts';
-import { runId } from './run-id.ts';
+import { parseIdPrefix } from './backup.ts';
+import { parseCount, parseName, parseVm } from './dev.ts';
 
 interface RestoreFlags {
   as?: string;
@@ -22,7 +22,7 @@ export function addRestoreCommand(program: Command): void {
     .command('restore')
     .description('bring a VM back from a backup: written beside, every byte checked, then swapped in')
     .argument('<id>', 'id of the backup, or a beginning of it that is unique', parseIdPrefix)
-    .option('--as <name>', 'restore as a new VM: new UUID, new MACs, disks beside those of the original')
+    .option('--as <name>', 'restore as a new VM: new UUID, new MACs, disks beside those of the original', parseVm)
     .option('--host <name>', 'restore to this host', parseName)
     .option('--start', 'start the VM when it is restored')
     .option('--time-limit <seconds>', 'for all disks together', parseCount)
@@ -33,7 +33,7 @@ export function addRestoreCommand(program: Command): void {
     )
     .action(
       action(async (context, id: string, flags: RestoreFlags) => {
-        const { backup } = await backupOf(await context.catalog(), id);
+        const { backup } = await findBackup(await context.catalog(), id);
         const request = restoreVmRequest.parse({
           backupId: backup.id,
           as: flags.as,
@@ -41,9 +41,8 @@ export function addRestoreCommand(program: Command): void {
           start: flags.start,
           timeLimitSeconds: flags.timeLimit,
         });
-        const client = await context.client();
-        const workflowId = runId('restoreVm', flags.as ?? backup.vm.name);
-        const run = await client.workflow.start('restoreVm', { taskQueue: CONTROL_QUEUE, workflowId, args: [request] });
+        const run = await startRestoreVm(await context.client(), request, backup.vm.name);
+        const { workflowId } = run;
         if (!flags.wait) {
           context.output.result(
             { jobId: workflowId },

@@ -5,6 +5,7 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import { action } from '../context.ts';
 import { shortId, sizeText, table } from '../output.ts';
 import { refreshInventory } from '../refresh-inventory.ts';
+import { parseVm } from './dev.ts';
 
 export function addVmCommands(program: Command): void {
   const vm = program.command('vm').description('virtual machines');
@@ -36,7 +37,7 @@ export function addVmCommands(program: Command): void {
     );
   vm.command('show')
     .description('show one VM, its state and its backups')
-    .argument('<vm>', 'name or UUID')
+    .argument('<vm>', 'name or UUID', parseVm)
     .action(
       action(async (context, name: string) => {
         const catalog = await context.catalog();

@@ -1,7 +1,5 @@
 import type { Command } from 'commander';
-import { defaultSocketPath } from '../../libvirt/libvirt.ts';
-import { runControlWorker } from '../../workers/control.ts';
-import { runHostWorker } from '../../workers/host.ts';
+import { defaultSocketPath } from '../../libvirt/address.ts';
 import { action } from '../context.ts';
 import { stopSignal } from '../stop-signal.ts';
 import { parseCount, parseName } from './dev.ts';
@@ -16,6 +14,7 @@ export function addWorkerCommands(program: Command): void {
     .option('--metrics <address>', 'serve Prometheus metrics, say on 127.0.0.1:9464')
     .action(
       action(async ({ installation }, options: { metrics?: string }) => {
+        const { runControlWorker } = await import('../../workers/control.ts');
         await runControlWorker(installation, { metrics: options.metrics, signal: stopSignal(), log });
       }),
     );
@@ -37,6 +36,7 @@ export function addWorkerCommands(program: Command): void {
           { installation },
           options: { host: string; libvirt: string; slots: number; scratch?: string; metrics?: string },
         ) => {
+          const { runHostWorker } = await import('../../workers/host.ts');
           await runHostWorker(installation, {
             ...options,
             scratchDir: options.scratch,

@@ -1,0 +1,22 @@
+import type { Client, WorkflowHandle } from '@temporalio/client';
+import { CONTROL_QUEUE } from '../schemas/queues.ts';
+import type { RestoreVmRequest, TakeBackupRequest } from '../schemas/requests.ts';
+import { runId } from './run-id.ts';
+
+/** Starts a backup; its `workflowId` is the job's id. */
+export const startTakeBackup = async (client: Client, request: TakeBackupRequest): Promise<WorkflowHandle> =>
+  await start(client, 'takeBackup', request.vm, request);
+
+/** @param vmName name the VM had when it was backed up; it names the job */
+export const startRestoreVm = async (
+  client: Client,
+  request: RestoreVmRequest,
+  vmName: string,
+): Promise<WorkflowHandle> => await start(client, 'restoreVm', request.as ?? vmName, request);
+
+const start = async (client: Client, operation: string, subject: string, request: object): Promise<WorkflowHandle> =>
+  await client.workflow.start(operation, {
+    taskQueue: CONTROL_QUEUE,
+    workflowId: runId(operation, subject),
+    args: [request],
+  });
