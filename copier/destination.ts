@@ -3,18 +3,22 @@ import { open, statfs, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { BlobStoreError } from '../repository/blob-store.ts';
 import type { BlobSink } from '../repository/blob-store.ts';
+import { errnoOf } from '../repository/file-errors.ts';
 import { openSink } from '../repository/sink.ts';
 import { CopierError } from './contract.ts';
 
+const NO_SPACE = new Set(['ENOSPC', 'EDQUOT']);
+
 /** An error of the destination must not look like one of the repository. */
 function destinationError(path: string, error: unknown): unknown {
-  if (!(error instanceof BlobStoreError)) return error;
-  if (error.code === 'full') {
+  const isFull = error instanceof BlobStoreError ? error.code === 'full' : NO_SPACE.has(errnoOf(error) ?? '');
+  if (isFull) {
     return new CopierError('destination-full', `${path}: no space left for the restored disk`, {
       file: path,
       cause: error,
     });
   }
+  if (!(error instanceof BlobStoreError)) return error;
   return new Error(`${path}: the restored disk cannot be written: ${error.message}`, { cause: error });
 }
 
@@ -37,13 +41,18 @@ export async function openDestination(path: string): Promise<BlobSink> {
 export async function createDestination(path: string, sizeBytes: number): Promise<void> {
   const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants;
   // Readable by root alone: libvirt gives it to QEMU when the VM starts.
-  await using file = await open(path, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW, 0o600).catch((error: unknown) => {
-    if (error instanceof Error && 'code' in error && error.code === 'EEXIST') {
-      throw new CopierError('destination-exists', `${path}: exists already`, { file: path, cause: error });
-    }
-    throw error;
+  const file = await open(path, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW, 0o600).catch((error: unknown) => {
+    if (errnoOf(error) !== 'EEXIST') throw destinationError(path, error);
+    throw new CopierError('destination-exists', `${path}: exists already`, { file: path, cause: error });
   });
-  await file.truncate(sizeBytes);
+  try {
+    await file.truncate(sizeBytes);
+  } catch (error) {
+    await removeDestination(path);
+    throw destinationError(path, error);
+  } finally {
+    await file.close();
+  }
 }
 
 /** @throws CopierError `destination-full` when the file system has less room than the disk needs */
@@ -58,17 +67,17 @@ export async function checkSpace(path: string, neededBytes: number): Promise<voi
   );
 }
 
-/** Makes the file and its name survive a power cut. */
+/** Makes the file and its name survive a power cut. @throws CopierError `destination-full`: a cache may find out late */
 export async function syncDestination(path: string): Promise<void> {
-  {
+  try {
     await using file = await open(path, constants.O_RDWR | constants.O_NOFOLLOW);
     await file.sync();
+    await using folder = await open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
+    await folder.sync();
+  } catch (error) {
+    throw destinationError(path, error);
   }
-  await using folder = await open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
-  await folder.sync();
 }
 
-export const removeDestination = (path: string): Promise<void> =>
-  unlink(path).catch((error: unknown) => {
-    if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
-  });
+/** For a restore that failed: what cannot be removed stays, so that the failure itself is what is reported. */
+export const removeDestination = (path: string): Promise<void> => unlink(path).catch(() => undefined);
