@@ -1,13 +1,17 @@
-import { ActivityCancellationType, proxyActivities, type RetryPolicy } from '@temporalio/workflow';
+import { ActivityCancellationType, proxyActivities, proxyLocalActivities, type RetryPolicy } from '@temporalio/workflow';
 import type { ControlActivities } from '../activities/control/index.ts';
 import type { HostActivities, HostDataActivities } from '../activities/host/index.ts';
 import { hostDataQueue, hostQueue } from '../schemas/queues.ts';
 
 const patient: RetryPolicy = { initialInterval: '1 second', maximumInterval: '15 seconds', backoffCoefficient: 1.6 };
 
-/** Steps that need the catalog. */
+/**
+ * Steps that need the catalog. Local: the control worker, which runs the workflow, runs them itself, within the same
+ * workflow task. As activities of the server the twelve of a backup cost more time than an increment's copy. A worker
+ * killed between two tasks makes its successor repeat those of the open task, so each is repeatable, also in a row.
+ */
 export const controlActivities = () =>
-  proxyActivities<ControlActivities>({ startToCloseTimeout: '1 minute', retry: patient });
+  proxyLocalActivities<ControlActivities>({ startToCloseTimeout: '1 minute', retry: patient });
 
 /** Quick steps on a host. The heartbeat tells soon when the worker dies in the middle of one. */
 export const hostActivities = (host: string) =>

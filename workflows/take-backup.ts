@@ -143,9 +143,13 @@ async function tidy({ backupId, target }: BackupPlan, view: OperationView): Prom
   const host = hostActivities(target.host);
   try {
     const stale = await control.staleCheckpoints(target.vm.uuid);
-    if (stale.length > 0) await host.removeCheckpoints(target, stale);
+    await allOrStop<unknown>([
+      async () => {
+        if (stale.length > 0) await host.removeCheckpoints(target, stale);
+      },
+      () => host.forgetBackup(backupId),
+    ]);
     await control.checkpointsRemoved(target.vm.uuid, stale);
-    await host.forgetBackup(backupId);
   } catch (error) {
     view.note(`an older checkpoint or the host's notes stay until the next backup: ${causeOf(error)}`);
   }
