@@ -26,7 +26,7 @@ export async function runCommand(command: [string, ...string[]], { signal }: { s
   const stdout: Buffer[] = [];
   let stdoutBytes = 0;
   let stderr = '';
-  let overflow = false;
+  const output = { tooLong: false };
   let killer: NodeJS.Timeout | undefined;
   const stop = (): void => {
     child.kill('SIGTERM');
@@ -35,8 +35,8 @@ export async function runCommand(command: [string, ...string[]], { signal }: { s
   child.stdout.on('data', (chunk: Buffer) => {
     stdoutBytes += chunk.length;
     if (stdoutBytes <= MAX_OUTPUT_BYTES) stdout.push(chunk);
-    else if (!overflow) {
-      overflow = true;
+    else if (!output.tooLong) {
+      output.tooLong = true;
       stop();
     }
   });
@@ -52,7 +52,7 @@ export async function runCommand(command: [string, ...string[]], { signal }: { s
       },
     );
     signal.throwIfAborted();
-    if (overflow) throw new CommandFailed(command, `more than ${MAX_OUTPUT_BYTES} bytes of output`, '', code);
+    if (output.tooLong) throw new CommandFailed(command, `more than ${MAX_OUTPUT_BYTES} bytes of output`, '', code);
     if (code === 0) return Buffer.concat(stdout).toString('utf8');
     throw new CommandFailed(
       command,

@@ -1,7 +1,9 @@
 import { Command } from 'commander';
 import { holdfastVersion } from '../workers/version.ts';
 import { addCompleteCommand } from './completion.ts';
+import { addApiCommand } from './commands/api.ts';
 import { addBackupCommands } from './commands/backup.ts';
+import { addChainCommands } from './commands/chain.ts';
 import { addDevCommand } from './commands/dev.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
 import { addHostCommands } from './commands/host.ts';
@@ -42,8 +44,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Shell completion: holdfast complete
   addOfferingCommands(program);
   addBackupCommands(program);
   addRestoreCommand(program);
+  addChainCommands(program);
   addJobCommands(program);
   addReclaimCommand(program);
+  addApiCommand(program);
   addDoctorCommand(program);
   addCompleteCommand(program);
   forAll(program, (command) => {

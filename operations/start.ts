@@ -1,6 +1,11 @@
 import type { Client, WorkflowHandle } from '@temporalio/client';
 import { CONTROL_QUEUE } from '../schemas/queues.ts';
-import type { RestoreVmRequest, TakeBackupRequest } from '../schemas/requests.ts';
+import type {
+  DeleteBackupRequest,
+  FinishChainRequest,
+  RestoreVmRequest,
+  TakeBackupRequest,
+} from '../schemas/requests.ts';
 import { runId } from './run-id.ts';
 
 /** Starts a backup; its `workflowId` is the job's id. */
@@ -13,6 +18,16 @@ export const startRestoreVm = async (
   request: RestoreVmRequest,
   vmName: string,
 ): Promise<WorkflowHandle> => await start(client, 'restoreVm', request.as ?? vmName, request);
+
+/** @param vmName the VM of the backup; it names the job */
+export const startDeleteBackup = async (
+  client: Client,
+  request: DeleteBackupRequest,
+  vmName: string,
+): Promise<WorkflowHandle> => await start(client, 'deleteBackup', vmName, request);
+
+export const startFinishChain = async (client: Client, request: FinishChainRequest): Promise<WorkflowHandle> =>
+  await start(client, 'finishChain', request.vm, request);
 
 const start = async (client: Client, operation: string, subject: string, request: object): Promise<WorkflowHandle> =>
   await client.workflow.start(operation, {

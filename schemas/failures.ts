@@ -23,6 +23,8 @@ export const FAILURES = {
   NothingToBackUp: { retryable: false },
   BackupNotFound: { retryable: false },
   BackupNotRestorable: { retryable: false },
+  BackupNotDeletable: { retryable: false },
+  NothingToFinish: { retryable: false },
   RepositoryNotFound: { retryable: false },
   RepositoryRequired: { retryable: false },
   RepositoryUnavailable: { retryable: true }, // gone, read-only, or an I/O error; it may come back

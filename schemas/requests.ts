@@ -35,6 +35,18 @@ export const restoreVmRequest = z.strictObject({
 });
 export type RestoreVmRequest = z.infer<typeof restoreVmRequest>;
 
+export const deleteBackupRequest = z.strictObject({
+  backupId: uuid,
+  /** The whole chain, leaf first. */
+  force: z.boolean().optional(),
+  /** Only tell what would go and what would stay. */
+  dryRun: z.boolean().optional(),
+});
+export type DeleteBackupRequest = z.infer<typeof deleteBackupRequest>;
+
+export const finishChainRequest = z.strictObject({ vm });
+export type FinishChainRequest = z.infer<typeof finishChainRequest>;
+
 export const inventoryHostRequest = z.strictObject({ host: plainName });
 export type InventoryHostRequest = z.infer<typeof inventoryHostRequest>;
 

@@ -1,4 +1,9 @@
-import { ActivityCancellationType, proxyActivities, proxyLocalActivities, type RetryPolicy } from '@temporalio/workflow';
+import {
+  ActivityCancellationType,
+  proxyActivities,
+  proxyLocalActivities,
+  type RetryPolicy,
+} from '@temporalio/workflow';
 import type { ControlActivities } from '../activities/control/index.ts';
 import type { HostActivities, HostDataActivities } from '../activities/host/index.ts';
 import { hostDataQueue, hostQueue } from '../schemas/queues.ts';
@@ -11,7 +16,7 @@ const patient: RetryPolicy = { initialInterval: '1 second', maximumInterval: '15
  * killed between two tasks makes its successor repeat those of the open task, so each is repeatable, also in a row.
  */
 export const controlActivities = () =>
-  proxyLocalActivities<ControlActivities>({ startToCloseTimeout: '1 minute', retry: patient });
+  proxyLocalActivities<ControlActivities>({ startToCloseTimeout: '30 seconds', retry: patient });
 
 /** Quick steps on a host. The heartbeat tells soon when the worker dies in the middle of one. */
 export const hostActivities = (host: string) =>
@@ -31,6 +36,16 @@ export const hostProbes = (host: string) =>
     scheduleToCloseTimeout: '20 seconds',
     startToCloseTimeout: '15 seconds',
     retry: { ...patient, maximumAttempts: 4 },
+  });
+
+/** Removal of files: a repository that cannot be written to is told soon, and the delete repeated by who asked. */
+export const hostDeletes = (host: string) =>
+  proxyActivities<HostActivities>({
+    taskQueue: hostQueue(host),
+    scheduleToCloseTimeout: '5 minutes',
+    startToCloseTimeout: '2 minutes',
+    heartbeatTimeout: '15 seconds',
+    retry: { ...patient, maximumAttempts: 3 },
   });
 
 /** Undo steps of a host: tried until the host answers, within a bound, so that the run has an end. */

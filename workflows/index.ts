@@ -1,4 +1,6 @@
 /** Every workflow by the name it is started with. */
+export { deleteBackup } from './delete-backup.ts';
+export { finishChain } from './finish-chain.ts';
 export { inventoryHost } from './inventory-host.ts';
 export { reclaimOrphans } from './reclaim-orphans.ts';
 export { restoreVm } from './restore-vm.ts';

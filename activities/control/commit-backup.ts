@@ -12,7 +12,9 @@ export const createCommitBackup = ({ catalog }: ControlDependencies) => ({
   async commitBackup(plan: BackupPlan, completed: CompletedBackup): Promise<Backup> {
     const { backupId, target } = plan;
     await catalog.backups.complete(completed);
-    if (plan.checkpoint) await catalog.checkpoints.promote(target.vm.uuid, backupId);
+    const current = await catalog.backups.current(target.vm.uuid, target.repository.name);
+    const isNewest = current?.backup.id === backupId; // not so when it is listed late, after a forced end
+    if (plan.checkpoint && isNewest) await catalog.checkpoints.promote(target.vm.uuid, backupId);
     else if (plan.endOfChain) await catalog.checkpoints.retire(target.vm.uuid, target.repository.name); // nothing builds on it
     await catalog.vms.setState(target.vm.uuid, 'Idle');
     const record = await catalog.backups.find(backupId);

@@ -1,8 +1,10 @@
 import { createAdmission } from './admission.ts';
 import { createCommitBackup } from './commit-backup.ts';
+import { createDeleteBackup } from './delete-backup.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { createFindOrphans } from './find-orphans.ts';
 import { createFindVm } from './find-vm.ts';
+import { createFinishChain } from './finish-chain.ts';
 import { createPlanBackup } from './plan-backup.ts';
 import { createResolveTarget } from './resolve-target.ts';
 import { createRestore } from './restore.ts';
@@ -16,5 +18,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createCommitBackup(dependencies),
   ...createRestore(dependencies),
   ...createFindOrphans(dependencies),
+  ...createDeleteBackup(dependencies),
+  ...createFinishChain(dependencies),
 });
 export type ControlActivities = ReturnType<typeof createControlActivities>;

@@ -1,5 +1,6 @@
 import { createBeginBackup } from './begin-backup.ts';
 import { createCopyDisk } from './copy-disk.ts';
+import { createDeleteFiles } from './delete-files.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { createEndBackup } from './end-backup.ts';
 import { createInspection } from './inspect-vm.ts';
@@ -19,6 +20,7 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createPrepareRestore(dependencies),
   ...createSwapDisks(dependencies),
   ...createReclaimLeftovers(dependencies),
+  ...createDeleteFiles(dependencies),
 });
 export type HostActivities = ReturnType<typeof createHostActivities>;
 

@@ -7,6 +7,7 @@ import { takeBackupRequest, type TakeBackupRequest } from '../../schemas/request
 import { action } from '../context.ts';
 import { followRun } from '../follow-run.ts';
 import { durationText, shortId, sizeText, table } from '../output.ts';
+import { addDeleteCommand } from './delete.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
 import { parseWhole } from './offering.ts';
 
@@ -27,7 +28,7 @@ export function addBackupCommands(program: Command): void {
   const backup = program.command('backup').description('backups');
   backup
     .command('take')
-    .description('back up a running VM: incremental where that is provably right, else full')
+    .description('back up a VM: incremental where that is provably right, else full')
     .argument('<vm>', 'name or UUID', parseVm)
     .option('--full', 'a full backup, which starts a new chain')
     .option('--isolated', 'a full backup outside any chain')
@@ -106,6 +107,7 @@ export function addBackupCommands(program: Command): void {
         );
       }),
     );
+  addDeleteCommand(backup);
   backup
     .command('show')
     .description('show one backup')

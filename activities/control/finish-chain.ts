@@ -1,0 +1,68 @@
+import { HoldfastError } from '../../schemas/failures.ts';
+import type { BackupTarget } from '../../schemas/plan.ts';
+import type { BackupRecord } from '../../catalog/contract.ts';
+import type { ControlDependencies } from './dependencies.ts';
+
+export const createFinishChain = ({ catalog }: ControlDependencies) => {
+  /** Enough of a backup's target for its undo. */
+  async function targetOf({ backup }: BackupRecord): Promise<BackupTarget> {
+    const repository = await catalog.repositories.find(backup.repository);
+    if (repository === undefined) {
+      throw new HoldfastError('RepositoryNotFound', `repository ${backup.repository} is not known any more`);
+    }
+    return {
+      vm: backup.vm,
+      host: backup.host,
+      repository,
+      offering: null,
+      quiesce: 'prefer', // whether the guest was frozen is not known any more: make sure
+      compression: 'none',
+      excludeDisks: [],
+      chainSize: 0,
+      timeLimitSeconds: 43_200,
+      tenant: 'default',
+      priority: 3,
+    };
+  }
+
+  return {
+    /** What there is to finish on a VM: backups whose undo failed, and open chains. */
+    async chainState(
+      vmUuid: string,
+    ): Promise<{ repairs: { backupId: string; target: BackupTarget }[]; openChains: string[] }> {
+      const repairs: { backupId: string; target: BackupTarget }[] = [];
+      for (const { id } of await catalog.backups.list({ vm: vmUuid, states: ['Error'] })) {
+        const record = await catalog.backups.find(id);
+        if (record?.backup.instant === null) repairs.push({ backupId: id, target: await targetOf(record) });
+      }
+      const openChains: string[] = [];
+      for (const { name } of await catalog.repositories.list()) {
+        const chain = await catalog.backups.lastChain(vmUuid, name);
+        if (chain?.open === true) openChains.push(chain.id);
+      }
+      return { repairs, openChains };
+    },
+
+    /** The undo of a failed backup succeeded at last: nothing of it is on the VM any more. */
+    async backupRepaired(vmUuid: string, backupId: string): Promise<void> {
+      await catalog.backups.setState(backupId, 'Failed', ['Error']);
+      await catalog.checkpoints.remove(vmUuid, backupId);
+      const left = await catalog.backups.list({ vm: vmUuid, states: ['Error'] });
+      if (left.length === 0) await catalog.vms.setState(vmUuid, 'Idle');
+    },
+
+    /** Ends chains by request. Gives the checkpoints that nothing builds on now. */
+    async endChains(vmUuid: string, chains: string[]): Promise<{ stale: string[]; target: BackupTarget | null }> {
+      let target: BackupTarget | null = null;
+      for (const chain of chains) {
+        await catalog.backups.endChain(chain, 'requested');
+        const record = await catalog.backups.find(chain); // a chain bears the id of its full
+        if (record === undefined) continue;
+        await catalog.checkpoints.retire(vmUuid, record.backup.repository);
+        target = await targetOf(record);
+      }
+      const known = await catalog.checkpoints.list(vmUuid);
+      return { target, stale: known.filter(({ state }) => state === 'retired').map(({ backupId }) => backupId) };
+    },
+  };
+};

@@ -1,0 +1,18 @@
+import { z } from 'zod';
+
+/** What a delete does, and what it leaves. */
+export const deletePlan = z.object({
+  backupId: z.string(),
+  vm: z.object({ uuid: z.string(), name: z.string() }),
+  chainId: z.string().nullable(),
+  /** The backup is hidden and its files are kept: others are built on it. */
+  hide: z.boolean(),
+  /** Backups whose files go, leaf first. */
+  expunge: z.array(z.object({ id: z.string(), files: z.array(z.string()), storedBytes: z.int().nonnegative() })),
+  /** Living backups that keep the files of the hidden one. */
+  neededBy: z.array(z.string()),
+  freedBytes: z.int().nonnegative(),
+  /** The newest of an open chain goes: the chain is over. */
+  endsChain: z.boolean(),
+});
+export type DeletePlan = z.infer<typeof deletePlan>;
