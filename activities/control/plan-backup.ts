@@ -15,9 +15,14 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
     if (current === undefined) return [];
     const ancestry = await catalog.backups.ancestry(current.backup.id);
     const needed = new Map<string, number | null>();
-    for (const { backup, disks } of ancestry) {
+    // Of each disk back to its last full: what an older increment of it lacks concerns nobody any more.
+    let open = new Set(current.disks.map(({ target }) => target));
+    for (const { backup, disks } of ancestry.toReversed()) {
+      const concerned = disks.filter(({ target }) => open.has(target));
+      if (concerned.length === 0) break;
       needed.set(manifestKey(vm.uuid, backup.id), null); // without it the chain cannot be restored
-      for (const { file, storedBytes } of disks) needed.set(file, storedBytes).set(sumsKey(file), null);
+      for (const { file, storedBytes } of concerned) needed.set(file, storedBytes).set(sumsKey(file), null);
+      open = new Set(concerned.filter(({ type }) => type === 'incremental').map(({ target }) => target));
     }
     return [...needed].map(([key, storedBytes]) => ({ key, storedBytes }));
   },

@@ -10,6 +10,7 @@ const blockDevices = z.array(
     qdev: z.string().optional(),
     inserted: z
       .object({
+        'node-name': z.string().optional(),
         'dirty-bitmaps': z
           .array(
             z.object({
@@ -24,6 +25,25 @@ const blockDevices = z.array(
       .optional(),
   }),
 );
+
+/**
+ * Takes a bitmap out of a running VM's active images. libvirt does so only for checkpoints it has a record of, and not
+ * when the bitmap is inconsistent; QEMU would refuse to resize the disk for as long as it is there.
+ */
+export async function removeRunningBitmap(
+  libvirt: Libvirt,
+  domain: Domain,
+  name: string,
+  options: { signal: AbortSignal },
+): Promise<void> {
+  const devices = blockDevices.parse(await libvirt.monitorCommand(domain, { execute: 'query-block' }, options));
+  for (const { inserted } of devices) {
+    const node = inserted?.['node-name'];
+    if (node === undefined || inserted?.['dirty-bitmaps']?.some((bitmap) => bitmap.name === name) !== true) continue;
+    const command = { execute: 'block-dirty-bitmap-remove', arguments: { node, name } };
+    await libvirt.monitorCommand(domain, command, options);
+  }
+}
 
 /**
  * The persistent dirty bitmaps of a running VM's active images, by disk target. QEMU is the one who knows: the image's

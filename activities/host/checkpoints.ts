@@ -1,14 +1,16 @@
 import { isLibvirtError, LIBVIRT_ERRORS, LibvirtError } from '../../libvirt/errors.ts';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
+import { children, parseXml, serializeXml } from '../../libvirt/xml.ts';
 import type { Domain, Libvirt } from '../../libvirt/libvirt.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { checkpointName } from '../../schemas/names.ts';
+import { removeRunningBitmap } from './bitmaps.ts';
 import { powerOf } from './power.ts';
 import { removeStoppedBitmap } from './stopped-images.ts';
 
 /**
- * Removes the checkpoint of a backup with its bitmaps; where the bitmap is gone, its record alone. Nothing to do when
- * it is not there.
+ * Removes the checkpoint of a backup with its bitmaps: the record where the bitmaps are gone, the bitmaps where the record
+ * is. Nothing to do when none of them is there.
  */
 export async function removeCheckpoint(
   libvirt: Libvirt,
@@ -17,7 +19,10 @@ export async function removeCheckpoint(
   options: { signal: AbortSignal },
 ): Promise<void> {
   await removeRecorded(libvirt, domain, checkpointName(backupId), options);
-  if (powerOf((await libvirt.state(domain, options)).state) !== 'shutoff') return;
+  if (powerOf((await libvirt.state(domain, options)).state) !== 'shutoff') {
+    await removeRunningBitmap(libvirt, domain, checkpointName(backupId), options);
+    return;
+  }
   // libvirt takes bitmaps out of running VMs only.
   for (const disk of parseDomainXml(await libvirt.domainXml(domain, {}, options)).disks) {
     if (disk.sourcePath !== null) await removeStoppedBitmap(disk.sourcePath, disk.format, backupId, options);
@@ -51,9 +56,13 @@ export async function redefineCheckpoint(
   xml: string,
   options: { signal: AbortSignal },
 ): Promise<void> {
+  // Kept when the checkpoint before it was still there, which libvirt would look for in vain.
+  const root = parseXml(xml, 'domaincheckpoint');
+  for (const parent of children(root, 'parent')) root.removeChild(parent);
+  const orphan = serializeXml(root);
   try {
-    await libvirt.checkpointCreate(domain, xml, { redefine: true }, options);
-    await libvirt.checkpointCreate(domain, xml, { redefine: true, redefineValidate: true }, options);
+    await libvirt.checkpointCreate(domain, orphan, { redefine: true }, options);
+    await libvirt.checkpointCreate(domain, orphan, { redefine: true, redefineValidate: true }, options);
   } catch (error) {
     if (!(error instanceof LibvirtError)) throw error;
     throw new HoldfastError(

@@ -14,6 +14,7 @@ export type ManifestChain = ReadonlyMap<string, Manifest>;
  */
 export async function readManifestChain(store: BlobStore, vmUuid: string, backupId: string): Promise<ManifestChain> {
   const chain = new Map<string, Manifest>();
+  let wanted: Set<string> | undefined; // files of the manifest that is read next
   for (let id: string | null = backupId; id !== null;) {
     if (chain.has(id)) throw new HoldfastError('BackupNotRestorable', `backup ${backupId}: its parents form a circle`);
     const missing: string = id;
@@ -26,7 +27,9 @@ export async function readManifestChain(store: BlobStore, vmUuid: string, backup
       );
     });
     chain.set(id, manifest);
-    id = manifest.disks.some(({ backingFile }) => backingFile !== null) ? manifest.parentId : null;
+    const concerned: ManifestDisk[] = manifest.disks.filter(({ file }) => wanted?.has(file) ?? true);
+    wanted = new Set(concerned.flatMap(({ backingFile }) => backingFile ?? []));
+    id = wanted.size > 0 ? manifest.parentId : null;
   }
   return chain;
 }
