@@ -32,7 +32,15 @@ const REPOSITORY: Record<RepositoryError['code'], FailureType> = {
   invalid: 'IntegrityMismatch',
 };
 
-/** The failure a known error is reported as; undefined for errors nobody foresaw, which are retried as they are. */
+/**
+ * How often a step is tried whose error nobody foresaw, so that every run has an end: about half an hour with the longest
+ * pauses between attempts, enough for a catalog or a disk to come back.
+ */
+const UNFORESEEN_ATTEMPTS = 120;
+/** The same for mistakes in the code, which time does not heal. */
+const MISTAKE_ATTEMPTS = 5;
+
+/** The failure a known error is reported as; undefined for errors nobody foresaw, which are retried within a bound. */
 export function failureTypeOf(error: unknown): FailureType | undefined {
   if (error instanceof HoldfastError) return error.type;
   if (error instanceof BlobStoreError) return BLOB_STORE[error.code];
@@ -62,7 +70,15 @@ class FailureMapping implements ActivityInboundCallsInterceptor {
       if (this.#context.cancellationSignal.aborted)
         throw new CancelledFailure('the step was cancelled', [], asError(error));
       const type = failureTypeOf(error);
-      if (type === undefined) throw error;
+      if (type === undefined) {
+        if (this.#context.info.attempt < (isMistake(error) ? MISTAKE_ATTEMPTS : UNFORESEEN_ATTEMPTS)) throw error;
+        throw ApplicationFailure.create({
+          type: 'Error',
+          nonRetryable: true,
+          message: `tried ${this.#context.info.attempt} times: ${asError(error).message}`,
+          cause: asError(error),
+        });
+      }
       throw ApplicationFailure.create({
         type,
         nonRetryable: !FAILURES[type].retryable,
@@ -72,6 +88,10 @@ class FailureMapping implements ActivityInboundCallsInterceptor {
     }
   }
 }
+
+const isMistake = (error: unknown): boolean =>
+  [TypeError, ReferenceError, RangeError, SyntaxError].some((mistake) => error instanceof mistake) ||
+  asError(error).name === 'ZodError';
 
 const asError = (error: unknown): Error => (error instanceof Error ? error : new Error(String(error)));
 

@@ -4,11 +4,13 @@ import type { FailureType } from '../schemas/failures.ts';
 /** The type an activity reported, from under the wrappers Temporal puts round it. */
 export function failureTypeOf(error: unknown): string {
   if (isCancellation(error)) return 'Cancelled';
+  let type: string = 'Error';
   for (const link of causes(error)) {
+    // What the last attempt said, if any came to say something, is nearer to the cause than that time ran out.
     if (link instanceof ApplicationFailure && link.type != null) return link.type;
-    if (link instanceof TimeoutFailure) return 'HostUnreachable' satisfies FailureType;
+    if (link instanceof TimeoutFailure) type = 'HostUnreachable' satisfies FailureType;
   }
-  return 'Error';
+  return type;
 }
 
 /** One line for a person: the innermost message. */

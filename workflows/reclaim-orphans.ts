@@ -29,8 +29,12 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
     view.step(`looking for leftovers on ${host}`);
     const orphaned = backups.filter((backup) => backup.host === host).map(({ backupId }) => backupId);
     try {
-      const undone = await hostUndo(host).reclaimLeftovers({ keep, orphaned, graceSeconds, dryRun });
-      result.found.push(...undone.map((leftover) => `${host}: ${leftover}`));
+      const { found, published } = await hostUndo(host).reclaimLeftovers({ keep, orphaned, graceSeconds, dryRun });
+      result.found.push(...found.map((leftover) => `${host}: ${leftover}`));
+      for (const { plan, completed } of published) {
+        await control.commitBackup(plan, completed); // ended by force between manifest and commit: it exists
+        await hostUndo(host).forgetBackup(plan.backupId);
+      }
     } catch (error) {
       result.problems.push(`host ${host}: ${causeOf(error)}`);
       continue;

@@ -1,5 +1,7 @@
 import { CancellationScope, isCancellation, log, uuid4 } from '@temporalio/workflow';
+import type { AbortedBackup } from '../activities/host/end-backup.ts';
 import type { Backup } from '../schemas/backup.ts';
+import type { CompletedBackup } from '../schemas/catalog.ts';
 import type { BackupPlan, BackupTarget, BegunBackup, CopiedDisk } from '../schemas/plan.ts';
 import { takeBackupRequest, type TakeBackupRequest } from '../schemas/requests.ts';
 import { controlActivities, hostActivities, hostTransfers, hostUndo } from './activity-proxies.ts';
@@ -20,6 +22,7 @@ export async function takeBackup(request: TakeBackupRequest): Promise<Backup> {
   const backupId = uuid4(); // chosen before the first effect: every step can be repeated and undone by this name
   const view = new OperationView('takeBackup', asked.vm);
   const compensations = new Compensations();
+  const undone: Pick<AbortedBackup, 'published'> = { published: null };
   try {
     view.step('looking for the VM');
     const limits = await control.checkRequest(asked); // a wrong repository or offering fails before any host is asked
@@ -51,8 +54,9 @@ export async function takeBackup(request: TakeBackupRequest): Promise<Backup> {
     const transfer = hostTransfers(target.host, limits);
     return await withTimeLimit(limits.timeLimitSeconds, `backup of VM ${target.vm.name}`, async () => {
       compensations.add('abort backup job', async () => {
-        const { leftInRepository } = await hostUndo(target.host).abortBackup(backupId, target);
-        if (leftInRepository !== null) view.note(leftInRepository);
+        const aborted = await hostUndo(target.host).abortBackup(backupId, target);
+        undone.published = aborted.published;
+        if (aborted.leftInRepository !== null) view.note(aborted.leftInRepository);
       });
       const { plan, begun } = await begin(backupId, asked, target, view);
       view.step(`copying ${plan.disks.map((disk) => `${disk.target} (${disk.type})`).join(', ')}`);
@@ -70,6 +74,7 @@ export async function takeBackup(request: TakeBackupRequest): Promise<Backup> {
   } catch (error) {
     view.step(isCancellation(error) ? 'cancelled, undoing' : 'failed, undoing');
     const left = (await compensations.run()).map((failed) => ({ step: failed.step, cause: causeOf(failed.error) }));
+    if (undone.published !== null) return await list(undone.published, causeOf(error), view);
     await CancellationScope.nonCancellable(async () => {
       await control.recordFailure(backupId, failureTypeOf(error), causeOf(error), left);
       await control.releaseAdmission(backupId);
@@ -122,19 +127,33 @@ async function publish(
   view: OperationView,
 ): Promise<Backup> {
   return await CancellationScope.nonCancellable(async () => {
-    const control = controlActivities();
-    const { vm, host } = plan.target;
+    const { host } = plan.target;
     view.step('ending the backup job');
     await hostActivities(host).endBackup(plan);
     view.step('writing the manifest');
     const completed = await hostActivities(host).publishBackup(plan, begun, copies);
-    const backup = await control.commitBackup(plan, completed);
-    view.step('tidying up');
-    await tidy(plan, view);
-    await control.releaseAdmission(plan.backupId);
-    view.ended('done', `backup ${backup.id} of VM ${vm.name} is stored`);
-    return backup;
+    return await conclude(plan, completed, view);
   });
+}
+
+/** The manifest was written, but its answer was lost for good: the backup exists, so it comes about. */
+async function list(
+  { plan, completed }: NonNullable<AbortedBackup['published']>,
+  cause: string,
+  view: OperationView,
+): Promise<Backup> {
+  view.note(`the manifest is written, though a step failed: ${cause}`);
+  return await CancellationScope.nonCancellable(() => conclude(plan, completed, view));
+}
+
+async function conclude(plan: BackupPlan, completed: CompletedBackup, view: OperationView): Promise<Backup> {
+  const control = controlActivities();
+  const backup = await control.commitBackup(plan, completed);
+  view.step('tidying up');
+  await tidy(plan, view);
+  await control.releaseAdmission(plan.backupId);
+  view.ended('done', `backup ${backup.id} of VM ${plan.target.vm.name} is stored`);
+  return backup;
 }
 
 /** What cannot be tidied now is noted and goes with the next backup; it fails nothing. */
@@ -144,10 +163,10 @@ async function tidy({ backupId, target }: BackupPlan, view: OperationView): Prom
   try {
     const stale = await control.staleCheckpoints(target.vm.uuid);
     await allOrStop<unknown>([
+      () => host.forgetBackup(backupId),
       async () => {
         if (stale.length > 0) await host.removeCheckpoints(target, stale);
       },
-      () => host.forgetBackup(backupId),
     ]);
     await control.checkpointsRemoved(target.vm.uuid, stale);
   } catch (error) {

@@ -1,9 +1,10 @@
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { BlobStoreError } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
-import { manifestKey, sumsKey } from '../../repository/layout.ts';
+import { sumsKey } from '../../repository/layout.ts';
 import { RepositoryError } from '../../repository/repository-error.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
+import type { CompletedBackup } from '../../schemas/catalog.ts';
 import type { BackupPlan, BackupTarget } from '../../schemas/plan.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { abortOwnJob } from './backup-job.ts';
@@ -13,10 +14,18 @@ import { removeCheckpoint } from './checkpoints.ts';
 import { copyFence } from './copy-disk.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
+import { readCompleted } from './publish-backup.ts';
 import { thaw } from './thaw.ts';
 
 /** An agent that hung in its freeze is given this long to confirm its thaw before the step is tried again. */
 const THAW_PATIENCE_MS = 60_000;
+
+export interface AbortedBackup {
+  /** The manifest was written before: nothing is undone, the backup only has to be listed. */
+  published: { plan: BackupPlan; completed: CompletedBackup } | null;
+  /** Why files of it are still in the repository. */
+  leftInRepository: string | null;
+}
 
 export const createEndBackup = (dependencies: HostDependencies) => {
   const stopped = createStoppedCapture(dependencies);
@@ -58,16 +67,16 @@ export const createEndBackup = (dependencies: HostDependencies) => {
 
     /**
      * Undoes a backup at whatever step it stopped: copies, job, freeze, checkpoint, scratch files, socket, then its files
-     * in the repository. A published backup is left alone. Files that cannot be removed now are noted and go later, so
-     * that a repository that is gone does not hold up the VM.
+     * in the repository. A published backup is left alone and returned, to be listed. Files that cannot be removed now
+     * are noted and go later, so that a repository that is gone does not hold up the VM.
      */
-    async abortBackup(backupId: string, target: BackupTarget): Promise<{ leftInRepository: string | null }> {
+    async abortBackup(backupId: string, target: BackupTarget): Promise<AbortedBackup> {
       return await withHeartbeat('undoing the backup', async () => {
         const signal = cancellationSignal();
         await fence.stop((key) => key === `begin ${backupId}` || key.startsWith(copyFence(backupId, '')), 'undone');
         const capture = await captures.read(backupId);
         await endJob(target, backupId, signal);
-        const published = capture?.phase === 'publishing' && (await isPublished(target, backupId));
+        const published = capture?.phase === 'publishing' ? await publishedAs(capture) : null;
         const domain = await libvirt.lookupByUuid(target.vm.uuid, { signal });
         if (domain !== undefined) {
           const mayBeFrozen = capture?.phase === 'beginning' || capture?.begun?.thawPending === true;
@@ -77,26 +86,32 @@ export const createEndBackup = (dependencies: HostDependencies) => {
               `VM ${target.vm.name}: its guest does not confirm that it is thawed`,
             );
           }
-          if (!published) await removeCheckpoint(libvirt, domain, backupId, { signal });
+          if (published === null) await removeCheckpoint(libvirt, domain, backupId, { signal });
         }
-        const leftInRepository = published || capture === undefined ? null : await discardDrafts(capture);
+        if (published !== null) return { published, leftInRepository: null }; // its notes go when it is listed
+        const leftInRepository = capture === undefined ? null : await discardDrafts(capture);
         if (leftInRepository === null) await captures.remove(backupId);
-        return { leftInRepository };
+        return { published: null, leftInRepository };
       });
     },
 
     /** Removes checkpoints that no coming backup needs. */
     async removeCheckpoints(target: BackupTarget, backupIds: string[]): Promise<void> {
-      const signal = cancellationSignal();
-      const domain = await domainOf(libvirt, target.vm, host, { signal });
-      for (const backupId of backupIds) await removeCheckpoint(libvirt, domain, backupId, { signal });
+      await withHeartbeat('removing checkpoints', async () => {
+        const signal = cancellationSignal();
+        const domain = await domainOf(libvirt, target.vm, host, { signal });
+        for (const backupId of backupIds) await removeCheckpoint(libvirt, domain, backupId, { signal });
+      });
     },
   };
 
-  async function isPublished({ vm, repository }: BackupTarget, backupId: string): Promise<boolean> {
+  /** A manifest that was written though its answer was lost: the backup exists. */
+  async function publishedAs({ plan }: Capture): Promise<AbortedBackup['published']> {
+    const { vm, repository } = plan.target;
     const store = openStore(repository.location);
     await openRepository(store, repository.id);
-    return (await store.statBlob(manifestKey(vm.uuid, backupId))) !== undefined;
+    const completed = await readCompleted(store, vm.uuid, plan.backupId);
+    return completed === undefined ? null : { plan, completed };
   }
 
   /** Why files stay; null when all are gone. */
@@ -120,10 +135,9 @@ export const createEndBackup = (dependencies: HostDependencies) => {
     disk: { target: string; file: string },
   ): Promise<void> {
     const draft = await captures.readDraft(backupId, disk.target);
-    if (draft === undefined) return;
-    const upload = await store.resumeUpload(draft.key, draft.token);
+    const upload = draft === undefined ? undefined : await store.resumeUpload(draft.key, draft.token);
     if (upload !== undefined) await upload.abort();
-    else if (draft.copied !== null) await store.deleteBlob(draft.key);
+    else if (draft?.copied !== null) await store.deleteBlob(disk.file); // complete, or begun and not yet noted
     await store.deleteBlob(sumsKey(disk.file));
   }
 };

@@ -5,7 +5,7 @@ import { openRepository } from '../../repository/identity.ts';
 import { vmName, uuid } from '../../schemas/names.ts';
 import type { VmSighting } from '../../schemas/catalog.ts';
 import type { BackupTarget, DiskFacts, VmFacts } from '../../schemas/plan.ts';
-import { cancellationSignal } from '../cancellation.ts';
+import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { runningBitmaps } from './bitmaps.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
@@ -39,19 +39,21 @@ export const createInspection = ({ host, slots, libvirt, openStore, versions }: 
 
     /** All VMs of the host that have names we can keep, and what the host can do. */
     async listVms(): Promise<HostInventory> {
-      const signal = cancellationSignal();
-      const vms: VmSighting[] = [];
-      for (const domain of await libvirt.listDomains({ signal })) {
-        if (!vmName.safeParse(domain.name).success) continue;
-        const seen = await sighting(domain, signal).catch((error: unknown) => {
-          signal.throwIfAborted();
-          if (error instanceof Error && error.name === 'LibvirtError') return undefined; // undefined meanwhile
-          throw error;
-        });
-        if (seen !== undefined) vms.push(seen);
-      }
-      const { libvirt: libvirtVersion = null, qemu: qemuVersion = null } = await versions();
-      return { host, slots, libvirtVersion, qemuVersion, vms, seenAt: new Date().toISOString() };
+      return await withHeartbeat('listing the VMs', async () => {
+        const signal = cancellationSignal();
+        const vms: VmSighting[] = [];
+        for (const domain of await libvirt.listDomains({ signal })) {
+          if (!vmName.safeParse(domain.name).success) continue;
+          const seen = await sighting(domain, signal).catch((error: unknown) => {
+            signal.throwIfAborted();
+            if (error instanceof Error && error.name === 'LibvirtError') return undefined; // undefined meanwhile
+            throw error;
+          });
+          if (seen !== undefined) vms.push(seen);
+        }
+        const { libvirt: libvirtVersion = null, qemu: qemuVersion = null } = await versions();
+        return { host, slots, libvirtVersion, qemuVersion, vms, seenAt: new Date().toISOString() };
+      });
     },
 
     /**
@@ -63,43 +65,45 @@ export const createInspection = ({ host, slots, libvirt, openStore, versions }: 
       { vm, repository }: BackupTarget,
       parentFiles: { key: string; storedBytes: number | null }[],
     ): Promise<VmFacts> {
-      const signal = cancellationSignal();
-      const store = openStore(repository.location);
-      await openRepository(store, repository.id);
-      const problems = await checkChainFiles(store, parentFiles);
-      const domain = await domainOf(libvirt, vm, host, { signal });
-      const power = powerOf((await libvirt.state(domain, { signal })).state);
-      const { disks } = parseDomainXml(await libvirt.domainXml(domain, {}, { signal }));
-      const running = power === 'running' || power === 'paused';
-      const bitmaps = running
-        ? await runningBitmaps(libvirt, domain, disks, { signal })
-        : await bitmapsOfStopped(disks, signal);
-      return {
-        uuid: vm.uuid,
-        name: domain.name,
-        power,
-        disks: await Promise.all(
-          disks.map(async (disk) => ({
-            target: disk.target,
-            device: disk.device,
-            sourceType: disk.sourceType,
-            sourcePath: disk.sourcePath,
-            format: disk.format,
-            serial: disk.serial,
-            virtualSizeBytes: disk.empty
-              ? null
-              : (await libvirt.blockInfo(domain, disk.target, { signal })).capacityBytes,
-            shareable: disk.shareable,
-            readOnly: disk.readOnly,
-            bitmaps: bitmaps.get(disk.target) ?? [],
+      return await withHeartbeat('looking at the VM', async () => {
+        const signal = cancellationSignal();
+        const store = openStore(repository.location);
+        await openRepository(store, repository.id);
+        const problems = await checkChainFiles(store, parentFiles);
+        const domain = await domainOf(libvirt, vm, host, { signal });
+        const power = powerOf((await libvirt.state(domain, { signal })).state);
+        const { disks } = parseDomainXml(await libvirt.domainXml(domain, {}, { signal }));
+        const running = power === 'running' || power === 'paused';
+        const bitmaps = running
+          ? await runningBitmaps(libvirt, domain, disks, { signal })
+          : await bitmapsOfStopped(disks, signal);
+        return {
+          uuid: vm.uuid,
+          name: domain.name,
+          power,
+          disks: await Promise.all(
+            disks.map(async (disk) => ({
+              target: disk.target,
+              device: disk.device,
+              sourceType: disk.sourceType,
+              sourcePath: disk.sourcePath,
+              format: disk.format,
+              serial: disk.serial,
+              virtualSizeBytes: disk.empty
+                ? null
+                : (await libvirt.blockInfo(domain, disk.target, { signal })).capacityBytes,
+              shareable: disk.shareable,
+              readOnly: disk.readOnly,
+              bitmaps: bitmaps.get(disk.target) ?? [],
+            })),
+          ),
+          checkpoints: await libvirt.checkpointList(domain, {}, { signal }),
+          parentProblems: problems.map(({ key, problem }) => ({
+            file: key,
+            problem: problem === 'missing' ? 'missing' : 'damaged',
           })),
-        ),
-        checkpoints: await libvirt.checkpointList(domain, {}, { signal }),
-        parentProblems: problems.map(({ key, problem }) => ({
-          file: key,
-          problem: problem === 'missing' ? 'missing' : 'damaged',
-        })),
-      };
+        };
+      });
     },
   };
 };

@@ -1,6 +1,6 @@
 import { createManifest, readManifest } from '../../repository/manifest.ts';
 import { openRepository } from '../../repository/identity.ts';
-import { BlobStoreError } from '../../repository/blob-store.ts';
+import { BlobStoreError, type BlobStore } from '../../repository/blob-store.ts';
 import type { CompletedBackup } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { MANIFEST_VERSION, type Manifest, type ManifestDisk } from '../../schemas/manifest.ts';
@@ -19,19 +19,23 @@ export const createPublishBackup = ({ openStore, captures, host }: HostDependenc
       const { vm, repository } = plan.target;
       const store = openStore(repository.location);
       await openRepository(store, repository.id);
-      const written = await readManifest(store, vm.uuid, plan.backupId).catch((error: unknown) => {
-        if (error instanceof BlobStoreError && error.code === 'not-found') return undefined;
-        throw error;
-      });
-      if (written !== undefined) return await concluded(written);
+      const written = await readCompleted(store, vm.uuid, plan.backupId);
+      if (written !== undefined) return written;
       const capture = await captures.read(plan.backupId);
       if (capture === undefined) {
         throw new HoldfastError('BackupJobLost', `host ${host} keeps no notes of backup ${plan.backupId}`);
       }
       await captures.write(plan.backupId, { ...capture, phase: 'publishing' });
       const manifest = manifestOf(capture, begun, copies);
-      await createManifest(store, manifest);
-      return await concluded(manifest);
+      try {
+        await createManifest(store, manifest);
+      } catch (error) {
+        // An earlier attempt that still ran was first; its manifest tells of the same files.
+        const first = isCode(error, 'exists') ? await readCompleted(store, vm.uuid, plan.backupId) : undefined;
+        if (first === undefined) throw error;
+        return first;
+      }
+      return concluded(manifest);
     });
   },
   /** Drops the host's notes of a backup that the catalog knows to be stored. */
@@ -40,7 +44,24 @@ export const createPublishBackup = ({ openStore, captures, host }: HostDependenc
   },
 });
 
-const concluded = async (manifest: Manifest): Promise<CompletedBackup> => ({
+/** What the catalog needs to know of a backup whose manifest is written; undefined when it is not. */
+export async function readCompleted(
+  store: BlobStore,
+  vmUuid: string,
+  backupId: string,
+): Promise<CompletedBackup | undefined> {
+  try {
+    return concluded(await readManifest(store, vmUuid, backupId));
+  } catch (error) {
+    if (isCode(error, 'not-found')) return undefined;
+    throw error;
+  }
+}
+
+const isCode = (error: unknown, code: BlobStoreError['code']): boolean =>
+  error instanceof BlobStoreError && error.code === code;
+
+const concluded = (manifest: Manifest): CompletedBackup => ({
   id: manifest.id,
   consistency: manifest.consistency,
   instant: manifest.instant,

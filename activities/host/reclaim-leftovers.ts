@@ -1,6 +1,6 @@
 import { withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
-import { createEndBackup } from './end-backup.ts';
+import { createEndBackup, type AbortedBackup } from './end-backup.ts';
 import { listIds } from './json-notes.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { createSwapDisks } from './swap-disks.ts';
@@ -13,29 +13,31 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
   return {
     /**
      * Undoes what this host's notes and folders tell of operations that do not go on: those in `orphaned` at once, others
-     * that are not in `keep` when they are older than the grace time. Returns what it found, in words; a dry run changes
-     * nothing.
+     * that are not in `keep` when they are older than the grace time. Returns what it found, in words, and the backups that
+     * are published and only want to be listed; a dry run changes nothing.
      */
     async reclaimLeftovers(asked: {
       keep: string[];
       orphaned: string[];
       graceSeconds: number;
       dryRun: boolean;
-    }): Promise<string[]> {
+    }): Promise<{ found: string[]; published: NonNullable<AbortedBackup['published']>[] }> {
       const { keep, orphaned: ended, graceSeconds, dryRun } = asked;
       return await withHeartbeat('looking for leftovers', async () => {
         const kept = new Set(keep);
         const orphaned = ({ id, touchedMs }: { id: string; touchedMs: number }): boolean =>
           !kept.has(id) && (ended.includes(id) || Date.now() - touchedMs >= graceSeconds * 1000);
         const found: string[] = [];
+        const published: NonNullable<AbortedBackup['published']>[] = [];
         for (const { id } of (await captures.list()).filter(orphaned)) {
           const capture = await captures.read(id);
           found.push(
             `backup ${id}${capture === undefined ? '' : ` of VM ${capture.plan.target.vm.name}`}: notes and drafts`,
           );
           if (dryRun) continue;
-          if (capture === undefined) await captures.remove(id);
-          else await backups.abortBackup(id, capture.plan.target);
+          const aborted = capture === undefined ? undefined : await backups.abortBackup(id, capture.plan.target);
+          if (aborted?.published != null && ended.includes(id)) published.push(aborted.published);
+          else if (aborted?.leftInRepository == null) await captures.remove(id);
         }
         for (const { id } of (await restores.list()).filter(orphaned)) {
           const note = await restores.read(id);
@@ -51,7 +53,7 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
           found.push(`scratch folder of backup ${folder.id}`);
           if (!dryRun) await state.remove(folder.id);
         }
-        return found;
+        return { found, published };
       });
     },
   };
