@@ -18,8 +18,10 @@ export interface ReadRequest {
   into: Uint8Array;
 }
 
-/** Longest read asked for at once: the server needs memory for it before the first byte comes. */
-const MAX_READ_BYTES = 2 * 1024 * 1024;
+/**
+ * Longest read asked for at once. QEMU answers a read from one buffer: longer ones cost it more memory, and no less time.
+ */
+const MAX_READ_BYTES = 512 * 1024;
 /** Longest stretch asked about at once. A multiple of every block size, and within 32 bits with room to spare. */
 const MAX_STATUS_BYTES = 0x8000_0000;
 
