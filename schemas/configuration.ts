@@ -22,9 +22,11 @@ export const devState = z.object({
   pid: z.int(),
   temporalAddress: z.string(),
   temporalUi: z.string(),
+  /** Address of the HTTP API. */
+  api: z.string().optional(),
   host: z.string(),
   libvirt: z.string(),
-  /** Process ids by name: temporal, control, host. */
+  /** Process ids by name: temporal, control, host, api. */
   processes: z.record(z.string(), z.int()),
 });
 export type DevState = z.infer<typeof devState>;

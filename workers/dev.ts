@@ -21,6 +21,9 @@ export interface DevOptions {
   log: (line: string) => void;
 }
 
+/** How long `ready` waits for the API. */
+const API_PATIENCE_MS = 10_000;
+
 interface Service {
   name: string;
   command: string;
@@ -30,8 +33,7 @@ interface Service {
 }
 
 /**
- * A whole installation on one machine: Temporal's dev server on a SQLite file, the control worker and one host worker,
- * each a process of its own and started again when it ends. Runs until the signal; then all of them end.
+ * A whole installation on one machine: Temporal's dev server on a SQLite file, control worker, host worker and API, each a process of its own and started again when it ends. Runs until the signal; then all of them end.
  */
 export async function runDev(installation: Installation, options: DevOptions): Promise<void> {
   const { dataDir } = installation;
@@ -41,11 +43,12 @@ export async function runDev(installation: Installation, options: DevOptions): P
   await using _lock = await holdAlone(join(dataDir, 'run', 'dev.lock'), signal, log);
   await prepareCatalog(installation, options);
 
-  const { port, uiPort } = await ports(installation.dev);
+  const { port, uiPort, apiPort } = await ports(installation.dev);
   const state: DevState = {
     pid: process.pid,
     temporalAddress: `127.0.0.1:${port}`,
     temporalUi: `http://127.0.0.1:${uiPort}`,
+    api: `http://127.0.0.1:${apiPort}`,
     host,
     libvirt,
     processes: {},
@@ -71,7 +74,7 @@ export async function runDev(installation: Installation, options: DevOptions): P
   try {
     await start(temporalService(dataDir, port, uiPort));
     await temporalAnswers({ ...installation.temporal, address: state.temporalAddress }, signal);
-    const cli = [join(import.meta.dirname, '..', 'cli', 'main.ts'), '--data', dataDir, 'worker'];
+    const cli = [join(import.meta.dirname, '..', 'cli', 'main.ts'), '--data', dataDir];
     const node = (name: string, ...args: string[]): Service => ({
       name,
       command: process.execPath,
@@ -79,10 +82,16 @@ export async function runDev(installation: Installation, options: DevOptions): P
       readyLine: 'ready',
     });
     await Promise.all([
-      start(node('control', 'control')),
-      start(node('host', 'host', '--host', host, '--libvirt', libvirt, '--slots', String(options.slots))),
+      start(node('control', 'worker', 'control')),
+      start(node('host', 'worker', 'host', '--host', host, '--libvirt', libvirt, '--slots', String(options.slots))),
+      // Backups do not need it: a port that another program took meanwhile must not hold them up.
+      Promise.race([
+        start(node('api', 'api', '--listen', `127.0.0.1:${apiPort}`)),
+        sleep(API_PATIENCE_MS, undefined, { ref: false }),
+      ]),
     ]);
     log(`Temporal UI: ${state.temporalUi}`);
+    log(`API: http://127.0.0.1:${apiPort}`);
     log('ready');
     await new Promise<void>((done) => signal.addEventListener('abort', () => done(), { once: true }));
   } catch (error) {
@@ -191,15 +200,16 @@ async function temporalAnswers(temporal: Installation['temporal'], signal: Abort
 }
 
 /**
- * HOLDFAST_DEV_PORTS (`server,ui`); else the ports of the last run, so that a page in the browser stays right; else
- * Temporal's own, or free ones.
+ * HOLDFAST_DEV_PORTS (`server,ui`, and if you like `,api`); else the ports of the last run, so that a page in the browser stays right; else
+ * Temporal's own and 7070, or free ones.
  */
-async function ports(last: DevState | undefined): Promise<{ port: number; uiPort: number }> {
-  const [port, uiPort] = (process.env['HOLDFAST_DEV_PORTS'] ?? '').split(',').map(Number);
-  if (port !== undefined && uiPort !== undefined) return { port, uiPort };
+async function ports(last: DevState | undefined): Promise<{ port: number; uiPort: number; apiPort: number }> {
+  const [port, uiPort, apiPort] = (process.env['HOLDFAST_DEV_PORTS'] ?? '').split(',').map(Number);
+  if (port !== undefined && uiPort !== undefined) return { port, uiPort, apiPort: apiPort ?? (await freePort(0)) };
   const lastPort = Number(last?.temporalAddress.split(':').at(-1) ?? 7233);
   const lastUi = last === undefined ? 8233 : Number(new URL(last.temporalUi).port);
-  return { port: await freePort(lastPort), uiPort: await freePort(lastUi) };
+  const lastApi = last?.api === undefined ? 7070 : Number(new URL(last.api).port);
+  return { port: await freePort(lastPort), uiPort: await freePort(lastUi), apiPort: await freePort(lastApi) };
 }
 
 async function freePort(wanted: number): Promise<number> {

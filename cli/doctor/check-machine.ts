@@ -1,0 +1,74 @@
+import { execFile } from 'node:child_process';
+import { access, constants, open } from 'node:fs/promises';
+import { delimiter, join } from 'node:path';
+import { promisify } from 'node:util';
+import { fail, ok, warn, type Check } from './check.ts';
+
+const TOOLS = ['qemu-img', 'qemu-nbd'];
+
+/** QEMU's tools on the PATH. */
+export const checkTools: Check = async () => {
+  const missing: string[] = [];
+  for (const tool of TOOLS) if (!(await onPath(tool))) missing.push(tool);
+  if (missing.length === 0) return [ok('tools', TOOLS.join(', '))];
+  return [fail('tools', `${missing.join(', ')} not on the PATH; on Debian and Ubuntu: apt-get install qemu-utils`)];
+};
+
+async function onPath(tool: string): Promise<boolean> {
+  for (const folder of (process.env['PATH'] ?? '').split(delimiter)) {
+    const isThere = await access(join(folder, tool), constants.X_OK).then(
+      () => true,
+      () => false,
+    );
+    if (isThere) return true;
+  }
+  return false;
+}
+
+/** A /dev/kvm that is there but does not work makes libvirt probe QEMU for a minute at every define. */
+export const checkKvm: Check = async () => {
+  try {
+    await (await open('/dev/kvm', constants.O_RDWR)).close();
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+    if (code === 'ENOENT') return [warn('kvm', 'no /dev/kvm: VMs run, but slowly; backups work all the same')];
+    return [
+      warn(
+        'kvm',
+        `/dev/kvm is there but cannot be opened (${code}): libvirt may then take a minute for each definition; load kvm_intel or kvm_amd, or hide the device`,
+      ),
+    ];
+  }
+  return (await qemuAcceptsKvm())
+    ? [ok('kvm', 'QEMU can use /dev/kvm')]
+    : [
+        warn(
+          'kvm',
+          '/dev/kvm can be opened, but QEMU cannot use it: libvirt may then take a minute for each definition; hide the device or mend KVM',
+        ),
+      ];
+};
+
+/** QEMU itself is asked: Node has no ioctl. It ends at once, because its monitor's input is at its end. */
+async function qemuAcceptsKvm(): Promise<boolean> {
+  const args = [
+    '-machine',
+    'none',
+    '-accel',
+    'kvm',
+    '-display',
+    'none',
+    '-nodefaults',
+    '-monitor',
+    'none',
+    '-qmp',
+    'stdio',
+    '-S',
+  ];
+  const asked = promisify(execFile)('qemu-system-x86_64', args, { timeout: 5_000, killSignal: 'SIGKILL' });
+  asked.child.stdin?.end('{"execute":"qmp_capabilities"}\n{"execute":"quit"}\n');
+  return await asked.then(
+    () => true,
+    (error: unknown) => error instanceof Error && 'code' in error && error.code === 'ENOENT',
+  );
+}
