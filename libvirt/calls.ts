@@ -53,6 +53,7 @@ export const CALLS = {
   detachDevice: remote(161, 'DOMAIN_DETACH_DEVICE_FLAGS', { ...dom, xml: string, flags: uint }, none),
   abortJob: remote(164, 'DOMAIN_ABORT_JOB', dom, none),
   updateDevice: remote(174, 'DOMAIN_UPDATE_DEVICE_FLAGS', { ...dom, xml: string, flags: uint }, none),
+  hasManagedSave: remote(183, 'DOMAIN_HAS_MANAGED_SAVE_IMAGE', { ...dom, flags: uint }, { saved: flag }),
   snapshotCreate: remote(
     185,
     'DOMAIN_SNAPSHOT_CREATE_XML',

@@ -196,6 +196,11 @@ export class Libvirt implements AsyncDisposable {
     return (await this.#lanes.call('control', CALLS.isPersistent, { dom }, call)).persistent;
   }
 
+  /** Whether its memory was saved when it was stopped: it goes on from there at its next start. */
+  async hasManagedSave(dom: Domain, call?: CallOptions): Promise<boolean> {
+    return (await this.#lanes.call('control', CALLS.hasManagedSave, { dom, flags: 0 }, call)).saved;
+  }
+
   async define(xml: string, { validate }: { validate?: boolean } = {}, call?: CallOptions): Promise<Domain> {
     const args = { xml, flags: bits([validate, flags.DEFINE.VALIDATE]) };
     return (await this.#lanes.call('slow', CALLS.defineXml, args, slow(call))).dom;

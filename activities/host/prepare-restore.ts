@@ -65,13 +65,22 @@ export const createPrepareRestore = (dependencies: HostDependencies & { restores
     return { vm: { uuid: present.uuid, name: present.name }, present, targets: targetsInPlace(manifest, definition) };
   }
 
-  const nameTaken = (name: string, namesake: Domain): HoldfastError =>
-    new HoldfastError('VmNameTaken', `host ${host} has a VM ${name} already (${namesake.uuid}); choose another name`);
+  function nameTaken(name: string, namesake: Domain): HoldfastError {
+    const message = `host ${host} has a VM ${name} already (${namesake.uuid}); choose another name`;
+    return new HoldfastError('VmNameTaken', message);
+  }
 
   async function requireRestorable(domain: Domain, signal: AbortSignal): Promise<void> {
     const { state } = await libvirt.state(domain, { signal });
     if (powerOf(state) !== 'shutoff') {
       throw new HoldfastError('VmNotStopped', `VM ${domain.name} is ${state}; stop it before it is restored in place`);
+    }
+    if (await libvirt.hasManagedSave(domain, { signal })) {
+      throw new HoldfastError(
+        'VmNotStopped',
+        `VM ${domain.name} was stopped with its memory saved, which does not go with restored disks; start it and shut it ` +
+          `down, or drop what is saved: virsh managedsave-remove ${domain.name}`,
+      );
     }
     const snapshots = await libvirt.snapshotList(domain, { signal });
     if (snapshots.length > 0) {

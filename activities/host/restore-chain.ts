@@ -60,13 +60,16 @@ export function diskOfFile(chain: ManifestChain, { backupId, file }: { backupId:
 }
 
 /**
- * Compares the sizes of all files of a restore with their manifests, before a byte is written.
+ * Compares the sizes of all files of a restore with their manifests, and looks for their sums, before a byte is written.
  * @throws HoldfastError BackupFileMissing, IntegrityMismatch, with the file's name
  */
 export async function requireFiles(store: BlobStore, disks: ManifestDisk[]): Promise<void> {
   const [problem] = await checkChainFiles(
     store,
-    disks.map(({ file, storedBytes }) => ({ key: file, storedBytes })),
+    disks.flatMap(({ file, storedBytes, sums }) => [
+      { key: file, storedBytes },
+      { key: sums.file, storedBytes: null },
+    ]),
   );
   if (problem === undefined) return;
   if (problem.problem === 'missing') {
