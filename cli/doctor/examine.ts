@@ -1,4 +1,5 @@
 import { checkAgents } from './check-agents.ts';
+import { checkAppArmor } from './check-apparmor.ts';
 import { checkClock } from './check-clock.ts';
 import { checkVersions } from './check-libvirt.ts';
 import { checkKvm, checkTools } from './check-machine.ts';
@@ -14,6 +15,7 @@ const CHECKS: Record<string, Check> = {
   agents: checkAgents,
   tools: checkTools,
   kvm: checkKvm,
+  apparmor: checkAppArmor,
   scratch: checkScratch,
   repository: checkRepositories,
   temporal: checkTemporal,
