@@ -1,0 +1,85 @@
+import { historyToJSON } from '@temporalio/common/lib/proto-utils.js';
+import { Context } from '@temporalio/activity';
+import type { WorkflowHandle } from '@temporalio/client';
+import { Worker } from '@temporalio/worker';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { backupSteps, restoreSteps, RESTORE_REQUEST } from './fakes.ts';
+import { beQuiet, fails, recorded, workflowSuite, type FakeActivities } from './workflow-suite.ts';
+
+const FOLDER = join(import.meta.dirname, '..', 'histories');
+const WORKFLOWS = join(import.meta.dirname, '..', '..', 'workflows', 'index.ts');
+
+/**
+ * Runs of former versions must go on under the present one. A change that breaks this is behind `patched()`; a history
+ * is recorded anew, with HOLDFAST_RECORD_HISTORIES=1, only while no release has made runs like it.
+ */
+describe('stored histories', async () => {
+  const files = (await readdir(FOLDER)).filter((name) => name.endsWith('.json')).toSorted();
+
+  it('are there for backups and restores', () => {
+    expect(files).toEqual([
+      'restoreVm-success.json',
+      'takeBackup-cancelled.json',
+      'takeBackup-failure.json',
+      'takeBackup-success.json',
+    ]);
+  });
+
+  it('replay without a difference', { timeout: 60_000 }, async () => {
+    const histories = await Promise.all(
+      files.map(async (name) => ({
+        workflowId: name,
+        history: JSON.parse(await readFile(join(FOLDER, name), 'utf8')) as unknown,
+      })),
+    );
+    beQuiet();
+    const different: string[] = [];
+    for await (const { workflowId, error } of Worker.runReplayHistories({ workflowsPath: WORKFLOWS }, histories)) {
+      if (error) different.push(`${workflowId}: ${error.message}`);
+    }
+    expect(different).toEqual([]);
+  });
+});
+
+/** No names of the machine it was recorded on. */
+const withoutMachine = (history: string): string =>
+  JSON.stringify(JSON.parse(history), (key, value: unknown) =>
+    key === 'identity' ? 'worker' : key === 'stackTrace' ? '' : value,
+  );
+
+describe.runIf(process.env['HOLDFAST_RECORD_HISTORIES'] === '1')('recording', () => {
+  const suite = workflowSuite();
+  const untilCancelled = async (): Promise<never> => {
+    const context = Context.current();
+    const beat = setInterval(() => context.heartbeat(), 100);
+    return await context.cancelled.finally(() => clearInterval(beat));
+  };
+  const record = async (
+    name: string,
+    request: unknown,
+    steps: FakeActivities,
+    during: (handle: WorkflowHandle, calls: string[]) => Promise<void> = () => Promise.resolve(),
+  ): Promise<void> => {
+    const { activities, calls } = recorded(steps);
+    const [workflow = ''] = name.split('-');
+    await suite.run(workflow, request, activities, async (handle) => {
+      await during(handle, calls);
+      await handle.result().catch(() => undefined);
+      const history = historyToJSON(await handle.fetchHistory());
+      await writeFile(join(FOLDER, `${name}.json`), `${withoutMachine(history)}\n`);
+    });
+  };
+
+  it('records them', async () => {
+    await record('takeBackup-success', { vm: 'web-1' }, backupSteps());
+    await record('takeBackup-failure', { vm: 'web-1' }, { ...backupSteps(), copyDisk: fails('RepositoryFull') });
+    const cancelling = { ...backupSteps(), copyDisk: untilCancelled };
+    await record('takeBackup-cancelled', { vm: 'web-1' }, cancelling, async (handle, calls) => {
+      while (!calls.includes('copyDisk')) await new Promise((done) => setTimeout(done, 20));
+      await handle.cancel();
+    });
+    await record('restoreVm-success', RESTORE_REQUEST, restoreSteps());
+  });
+});
