@@ -44,7 +44,8 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
     const { repairs, openChains } = await control.chainState(vm.uuid);
     for (const { backupId, target } of repairs) {
       view.step(`undoing what backup ${backupId} left`);
-      await hostUndo(vm.host).abortBackup(backupId, { ...target, host: vm.host });
+      const { leftInRepository } = await hostUndo(vm.host).abortBackup(backupId, { ...target, host: vm.host });
+      if (leftInRepository !== null) view.note(leftInRepository);
       await control.backupRepaired(vm.uuid, backupId);
     }
     if (openChains.length === 0 && repairs.length === 0) {
