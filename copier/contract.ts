@@ -1,12 +1,7 @@
 import type { BlobSinkDescriptor, BlobSourceDescriptor } from '../repository/blob-store.ts';
+import type { SegmentSum } from '../repository/sums.ts';
 
-/** One stretch of a stored file and its hash. Segments cover the file without gap: sorted by offset, the last ends at its length. */
-export interface SegmentSum {
-  offset: number;
-  lengthBytes: number;
-  /** Hex. Of the bytes as stored. */
-  sha256: string;
-}
+export type { SegmentSum };
 
 /** The frozen disk that a copy reads. */
 export interface CopySource {

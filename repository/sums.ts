@@ -4,7 +4,7 @@ import { BlobStoreError } from './blob-store.ts';
 import { sumsKey } from './layout.ts';
 import { RepositoryError } from './repository-error.ts';
 
-/** One stretch of a stored file and its hash; the same shape as the copier's. */
+/** One stretch of a stored file and its hash. Segments cover the file without gap: sorted by offset, the last ends at its length. */
 export interface SegmentSum {
   offset: number;
   lengthBytes: number;
