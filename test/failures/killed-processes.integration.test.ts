@@ -10,7 +10,7 @@ describe('a process is killed while a VM is backed up', () => {
   let scene: Scene;
   beforeAll(async () => {
     scene = await startScene();
-    await scene.holdfast.take(scene.vm);
+    await scene.take();
   });
   afterAll(async () => {
     await scene[Symbol.asyncDispose]();

@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createHash, randomBytes } from 'node:crypto';
@@ -7,7 +7,7 @@ import { expect } from 'vitest';
 import { runningBitmaps } from '../../activities/host/bitmaps.ts';
 import { openCatalog } from '../../catalog/open-catalog.ts';
 import type { Catalog } from '../../catalog/contract.ts';
-import type { Job } from '../../cli/commands/job.ts';
+import type { Job } from '../../operations/jobs.ts';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import { sumsKey } from '../../repository/layout.ts';
 import type { Backup } from '../../schemas/backup.ts';
@@ -25,6 +25,8 @@ import { tempDir } from '../support/temp.ts';
 const MIB = 1024 * 1024;
 /** Nothing compresses it, so that a copy takes its time. */
 const DATA_BYTES = 64 * MIB;
+/** Many tests share a chain; none of them is about its length. */
+const ENDLESS = ['--chain-size', '0'];
 
 /** One host with one VM and one installation, on which things go wrong. */
 export interface Scene extends AsyncDisposable {
@@ -36,7 +38,13 @@ export interface Scene extends AsyncDisposable {
   qemuPid(): number;
   /** Stops QEMU, and its NBD server with it, as it stands. */
   stopQemu(): void;
+  /** Kills the host worker and keeps its successors from work until the answer is called. */
+  keepHostWorkerAway(): Promise<() => Promise<void>>;
+  /** QEMU, libvirtd and the guest run. */
+  ready(): Promise<void>;
   contQemu(): void;
+  /** Takes a backup in a chain without end. */
+  take(...flags: string[]): Promise<Backup>;
   /** Starts a backup that does not wait for its end; gives the job's id. */
   begin(...flags: string[]): Promise<string>;
   /** Starts a backup and holds it in mid-copy: some segments are stored, QEMU stands still. */
@@ -132,18 +140,35 @@ function sceneOf(parts: Parts): Omit<Scene, typeof Symbol.asyncDispose> {
   const contQemu = (): void => signalProcess(qemuPid(), 'SIGCONT');
   const captures = (): Promise<string[]> => listed(join(stateDir, 'captures'));
 
+  async function keepHostWorkerAway(): Promise<() => Promise<void>> {
+    const lock = join(stateDir, 'worker.lock'); // a host has one worker: others wait for the process it names
+    const stat = readFileSync('/proc/self/stat', 'utf8');
+    const startTime = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '';
+    await holdfast.kill('host');
+    await writeFile(lock, `${process.pid} ${startTime}`);
+    return () => rm(lock, { force: true });
+  }
+
+  async function ready(): Promise<void> {
+    if (!isRunning(host.libvirtdPid())) await host.restartLibvirtd();
+    signalProcess(host.libvirtdPid(), 'SIGCONT');
+    if ((await guest.libvirt.state(guest.dom)).state === 'shutoff') await startGuest(guest);
+    else contQemu();
+  }
+
   const begin = async (...flags: string[]): Promise<string> =>
-    (await holdfast.json<{ jobId: string }>('backup', 'take', vm, '--no-wait', ...flags)).jobId;
+    (await holdfast.json<{ jobId: string }>('backup', 'take', vm, '--no-wait', ...ENDLESS, ...flags)).jobId;
+
+  const take = (...flags: string[]): Promise<Backup> => holdfast.take(vm, ...ENDLESS, ...flags);
 
   const job = async (id: string): Promise<ShownJob> => await holdfast.json<ShownJob>('job', 'show', id);
 
   async function ended(id: string, { timeoutMs = 60_000 } = {}): Promise<ShownJob> {
     const handle = (await holdfast.client()).workflow.getHandle(id);
-    await until(
-      `job ${id} is over`,
-      async () => (await handle.describe()).status.name !== 'RUNNING',
-      { timeoutMs, everyMs: 100 },
-    );
+    await until(`job ${id} is over`, async () => (await handle.describe()).status.name !== 'RUNNING', {
+      timeoutMs,
+      everyMs: 100,
+    });
     return await job(id);
   }
 
@@ -178,7 +203,10 @@ function sceneOf(parts: Parts): Omit<Scene, typeof Symbol.asyncDispose> {
     await delay(200); // what was read is stored, too
     const draft = await readFile(join(stateDir, 'captures', held.backupId, 'vda.draft.json'), 'utf8');
     expect(JSON.parse(draft), 'the copy was over before it was held').toMatchObject({ copied: null });
-    return { ...held, stored: Math.max(stored, storedSegments(join(stateDir, 'captures', held.backupId, 'vda.journal'))) };
+    return {
+      ...held,
+      stored: Math.max(stored, storedSegments(join(stateDir, 'captures', held.backupId, 'vda.journal'))),
+    };
   }
 
   async function write(lengthBytes = MIB): Promise<void> {
@@ -265,20 +293,23 @@ function sceneOf(parts: Parts): Omit<Scene, typeof Symbol.asyncDispose> {
       const { disks } = manifestSchema.parse(JSON.parse(await readFile(holdfast.blob(file), 'utf8')));
       for (const disk of disks) named.add(disk.file).add(sumsKey(disk.file));
     }
-    expect([...named].filter((file) => !files.includes(file)), 'files that manifests name').toEqual([]);
+    expect(
+      [...named].filter((file) => !files.includes(file)),
+      'files that manifests name',
+    ).toEqual([]);
     return files.filter((file) => !named.has(file));
   }
 
-  async function expectNextRight(expected: {
-    type: 'full' | 'incremental';
-    fullReasons?: string[];
-  }): Promise<Backup> {
+  async function expectNextRight(expected: { type: 'full' | 'incremental'; fullReasons?: string[] }): Promise<Backup> {
     const now = await contents();
-    const backup = await holdfast.take(vm);
+    const backup = await take();
     const reasons = backup.disks.map(({ fullReason }) => fullReason);
     expect({ type: backup.type, reasons }).toEqual({
       type: expected.type,
-      reasons: expected.type === 'full' ? reasons.map((reason) => expect.toBeOneOf(expected.fullReasons ?? [reason])) : [null, null],
+      reasons:
+        expected.type === 'full'
+          ? reasons.map((reason) => expect.toBeOneOf(expected.fullReasons ?? [reason]) as unknown)
+          : [null, null],
     });
     await expectStored(backup, now);
     await expectNothingLeft();
@@ -290,6 +321,9 @@ function sceneOf(parts: Parts): Omit<Scene, typeof Symbol.asyncDispose> {
     qemuPid,
     stopQemu,
     contQemu,
+    keepHostWorkerAway,
+    ready,
+    take,
     begin,
     beginAndHold,
     job,
