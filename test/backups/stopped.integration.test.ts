@@ -85,7 +85,10 @@ describe('a stopped VM', () => {
     expect(reasons(running)).toEqual(['incremental', 'incremental']);
     expect(running.disks[1]!.changedBytes).toBe(3 * MIB);
     // What QEMU has of the image's tables in memory goes to the file.
-    await guest.libvirt.monitorCommandHmp(guest.dom, 'qemu-io -d /machine/peripheral/virtio-disk1/virtio-backend flush');
+    await guest.libvirt.monitorCommandHmp(
+      guest.dom,
+      'qemu-io -d /machine/peripheral/virtio-disk1/virtio-backend flush',
+    );
     await expectBytes(running, ['vdb']);
     await expectClean('running', [`holdfast-${running.id}`]);
 
