@@ -16,38 +16,25 @@ export async function daemonRootOf(socketPath: string): Promise<string> {
 }
 
 async function listenerOf(socketPath: string): Promise<string | undefined> {
-  const inodes = new Set<string>();
+  const boundPaths = new Map<string, string>(); // by inode of the socket, as its daemon calls it
   for (const line of (await readFile('/proc/net/unix', 'utf8')).split('\n')) {
     const [, , , flags, , , inode, path] = line.trim().split(/\s+/);
-    // The daemon may know its socket under another path than ours: compare the file's name and folder's name.
-    if (inode !== undefined && path !== undefined && flags === '00010000' && sameSocket(path, socketPath))
-      inodes.add(inode);
+    if (inode !== undefined && path?.startsWith('/') === true && flags === '00010000') boundPaths.set(inode, path);
   }
-  if (inodes.size === 0) return undefined;
   for (const pid of await readdir('/proc')) {
     if (!/^\d+$/.test(pid)) continue;
     const descriptors = await readdir(`/proc/${pid}/fd`).catch(() => []);
     for (const descriptor of descriptors) {
       const target = await readlink(`/proc/${pid}/fd/${descriptor}`).catch(() => '');
-      if (target.startsWith('socket:[') && inodes.has(target.slice(8, -1))) {
-        if (await seesSocket(pid, socketPath)) return pid;
-      }
+      const bound = target.startsWith('socket:[') ? boundPaths.get(target.slice(8, -1)) : undefined;
+      if (bound !== undefined && (await isSameFile(`/proc/${pid}/root${bound}`, socketPath))) return pid;
     }
   }
   return undefined;
 }
 
-const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
-const sameSocket = (theirs: string, ours: string): boolean => theirs === ours || nameOf(theirs) === nameOf(ours);
-
 /** Several daemons may listen under one name, each in its own namespace: ours is the one whose socket file is this one. */
-async function seesSocket(pid: string, socketPath: string): Promise<boolean> {
-  const [ours, ...theirs] = await Promise.all(
-    [socketPath, `/proc/${pid}/root${socketPath}`, `/proc/${pid}/root/run/libvirt/${nameOf(socketPath)}`].map((path) =>
-      stat(path).catch(() => undefined),
-    ),
-  );
-  return (
-    ours !== undefined && theirs.some((info) => info !== undefined && info.ino === ours.ino && info.dev === ours.dev)
-  );
+async function isSameFile(theirs: string, ours: string): Promise<boolean> {
+  const [one, other] = await Promise.all([theirs, ours].map((path) => stat(path).catch(() => undefined)));
+  return one !== undefined && other !== undefined && one.ino === other.ino && one.dev === other.dev;
 }
