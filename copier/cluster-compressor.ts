@@ -24,11 +24,14 @@ export class ClusterCompressor {
   readonly #clusterBytes: number;
   /** More than this is not worth a decompression at every read. */
   readonly #mostBytes: number;
+  readonly #reusesContext: boolean;
   #context: ZstdCompress | undefined;
   #failures = 0;
   #skip = 0;
 
-  constructor(clusterBytes: number) {
+  /** @param reusesContext false: as on a Node whose internals have changed */
+  constructor(clusterBytes: number, { reusesContext = true } = {}) {
+    this.#reusesContext = reusesContext;
     this.#clusterBytes = clusterBytes;
     this.#mostBytes = clusterBytes - clusterBytes / 16;
   }
@@ -77,6 +80,7 @@ export class ClusterCompressor {
 
   /** A fresh context per cluster, as `zstdCompressSync` makes, costs a third of the time. undefined where Node has changed. */
   #handle(): ZstdHandle | undefined {
+    if (!this.#reusesContext) return undefined;
     this.#context ??= createZstdCompress({
       chunkSize: this.roomBytes,
       params: { [constants.ZSTD_c_compressionLevel]: LEVEL },

@@ -194,13 +194,11 @@ async function copySegments(threads: ThreadPool, options: CopyDiskOptions, copy:
       throw error;
     }),
   );
-  try {
-    await Promise.allSettled(lanes); // nothing may be in flight when this returns
-    options.signal.throwIfAborted();
-    stop.signal.throwIfAborted();
-  } finally {
-    await threads.release(`${name}/`);
-  }
+  await Promise.allSettled(lanes); // nothing may be in flight when this returns
+  const released = await Promise.allSettled([threads.release(`${name}/`)]);
+  options.signal.throwIfAborted();
+  stop.signal.throwIfAborted();
+  if (released[0].status === 'rejected') throw released[0].reason;
   report.end();
   return readBytes;
 }

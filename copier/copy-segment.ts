@@ -34,7 +34,7 @@ export interface CopiedSegment {
   sizes: ClusterSizes;
 }
 
-const zeroes = Buffer.alloc(SEGMENT_BYTES);
+let zeroes = Buffer.alloc(0);
 const compressors = new Map<number, ClusterCompressor>();
 
 export const handle: TaskHandler<CopySegmentTask, CopiedSegment> = async (task, context) => {
@@ -131,6 +131,7 @@ function measure(
   const sizes = new Uint32Array(clusters);
   const compressor = compression === 'zstd' ? compressorOf(clusterBytes) : undefined;
   const packed = compressor && context.buffer(SEGMENT_BYTES + compressor.roomBytes);
+  if (zeroes.length < clusterBytes) zeroes = Buffer.alloc(clusterBytes);
   let at = 0;
   for (let i = 0; i < clusters; i++) {
     const start = i * clusterBytes;

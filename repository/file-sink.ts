@@ -47,8 +47,12 @@ export async function openFileSink({ path, blobKey: key }: BlobSinkDescriptor): 
       }
     },
     async [Symbol.asyncDispose]() {
-      await direct?.close();
-      await (await cached)?.close();
+      try {
+        await direct?.close();
+        await (await cached)?.close(); // NFS reports here what it could not write before
+      } catch (error) {
+        fail(error);
+      }
     },
   };
 }

@@ -6,9 +6,13 @@ import { ClusterCompressor } from '../../copier/cluster-compressor.ts';
 const text = (length: number, seed = 0) =>
   Buffer.alloc(length, Array.from({ length: 999 }, (_, i) => `line ${i * seed}\n`).join(''));
 
-describe.each([65_536, 262_144])('ClusterCompressor for clusters of %i bytes', (clusterBytes) => {
+describe.each([
+  [65_536, true],
+  [262_144, true],
+  [65_536, false],
+])('ClusterCompressor for clusters of %i bytes, reusing its context: %s', (clusterBytes, reusesContext) => {
   it('packs frames that zstd reads, one behind the other', () => {
-    const compressor = new ClusterCompressor(clusterBytes);
+    const compressor = new ClusterCompressor(clusterBytes, { reusesContext });
     const into = Buffer.alloc(clusterBytes * 4 + compressor.roomBytes, 0xee);
     const clusters = [text(clusterBytes, 3), Buffer.alloc(clusterBytes, 7), text(clusterBytes, 12_345)];
     let at = 0;
@@ -21,7 +25,7 @@ describe.each([65_536, 262_144])('ClusterCompressor for clusters of %i bytes', (
   });
 
   it('stops trying on what cannot be compressed, and starts again', () => {
-    const compressor = new ClusterCompressor(clusterBytes);
+    const compressor = new ClusterCompressor(clusterBytes, { reusesContext });
     const into = Buffer.alloc(compressor.roomBytes);
     const noise = randomBytes(clusterBytes);
     expect(compressor.compress(noise, into, 0)).toBeUndefined();
@@ -32,7 +36,7 @@ describe.each([65_536, 262_144])('ClusterCompressor for clusters of %i bytes', (
   });
 
   it('stores as it is what would save less than a sixteenth', () => {
-    const compressor = new ClusterCompressor(clusterBytes);
+    const compressor = new ClusterCompressor(clusterBytes, { reusesContext });
     const almost = randomBytes(clusterBytes).fill(0, 0, clusterBytes / 32);
     expect(compressor.compress(almost, Buffer.alloc(compressor.roomBytes), 0)).toBeUndefined();
   });
