@@ -1,8 +1,11 @@
 import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Backup } from '../../schemas/backup.ts';
 import { expectOnlyCheckpointOf, MiB, resultOf, startTestBed, type TestBed } from '../support/test-bed.ts';
+import { qemuImgCheck } from '../support/disk-content.ts';
 import { until } from '../support/processes.ts';
+import { run } from '../support/run.ts';
 import { guestShell, startGuest, waitForAgent, type Guest } from '../support/guest.ts';
 
 describe('what a backup is asked for', () => {
@@ -68,6 +71,30 @@ describe('what a backup is asked for', () => {
     last = await bed.take('web-1', { quiesce: 'require' });
     expect(last).toMatchObject({ consistency: 'application', type: 'incremental' });
     expect(await freezes()).toEqual(['freeze', 'thaw', 'freeze', 'thaw']);
+    await expectOnlyCheckpointOf(guest, last);
+  });
+
+  it('stores the bytes of one instant though the guest writes all the time', async () => {
+    const known = await guestShell(
+      guest,
+      'dd if=/dev/urandom of=/data/known bs=64k count=32 2>/dev/null; sync; sha256sum /data/known | head -c 64',
+    );
+    await guestShell(
+      guest,
+      '(while [ ! -e /run/stop ]; do dd if=/dev/urandom of=/data/busy bs=64k count=48 conv=fsync; done) >/dev/null 2>&1 &',
+    );
+    const raw = join(bed.dir, 'instant.raw');
+    for (const quiesce of ['require', 'prefer'] as const) {
+      last = await bed.take('web-1', { quiesce });
+      const stored = bed.holdfast.blob(last.disks[0]?.file ?? '');
+      await qemuImgCheck(stored);
+      await run('qemu-img', ['convert', '-O', 'raw', stored, raw]);
+      await run('/sbin/e2fsck', ['-fn', raw]);
+      await run('/sbin/debugfs', ['-R', `dump /known ${raw}.known`, raw]);
+      const { stdout } = await run('sha256sum', [`${raw}.known`]);
+      expect(stdout.toString().slice(0, 64)).toBe(known);
+    }
+    await guestShell(guest, 'touch /run/stop');
     await expectOnlyCheckpointOf(guest, last);
   });
 
