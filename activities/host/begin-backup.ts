@@ -8,7 +8,7 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import { checkpointName } from '../../schemas/names.ts';
 import type { BackupPlan, BegunBackup, DiskExport } from '../../schemas/plan.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
-import { abortOwnJob, runningBackupJob } from './backup-job.ts';
+import { runningBackupJob } from './backup-job.ts';
 import type { Capture } from './capture-store.ts';
 import { createStoppedCapture } from './capture-stopped.ts';
 import { redefineCheckpoint, removeCheckpoint } from './checkpoints.ts';
@@ -16,6 +16,7 @@ import type { HostDependencies } from './dependencies.ts';
 import { checkpointXml, domainBackupXml, exportBitmap } from './domain-backup-xml.ts';
 import { readDomainFiles } from './domain-files.ts';
 import { domainOf } from './domain.ts';
+import { endOrphanedJob } from './orphaned-job.ts';
 import { powerOf } from './power.ts';
 import { quiesced } from './quiesce.ts';
 import { thaw } from './thaw.ts';
@@ -52,29 +53,13 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
               `VM ${vm.name}: the backup job ended before its disks were copied`,
             );
           }
-          if (job !== undefined) await endOrphanedJob(domain, job, plan, signal);
+          if (job !== undefined) await endOrphanedJob(dependencies, domain, { signal });
           if (before !== undefined) await undoUnfinishedBegin(domain, plan, signal);
           return await begin(domain, plan, signal);
         }),
       );
     },
   };
-
-  /** The VM is admitted to this run alone, so another job of ours belongs to a run that was ended by force. */
-  async function endOrphanedJob(
-    domain: Domain,
-    job: { backupId: string | undefined },
-    plan: BackupPlan,
-    signal: AbortSignal,
-  ): Promise<void> {
-    if (job.backupId === undefined) {
-      throw new HoldfastError('DomainBusy', `VM ${domain.name}: another tool's backup job runs on it; trying again`);
-    }
-    await abortOwnJob(libvirt, domain, state, job.backupId, { signal });
-    if (job.backupId === plan.backupId) return;
-    await removeCheckpoint(libvirt, domain, job.backupId, { signal });
-    await state.remove(job.backupId);
-  }
 
   async function undoUnfinishedBegin(domain: Domain, plan: BackupPlan, signal: AbortSignal): Promise<void> {
     if (plan.target.quiesce !== 'none') await thaw(libvirt, domain, 60_000);

@@ -9,10 +9,11 @@ import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { runningBitmaps } from './bitmaps.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
+import { endOrphanedJob } from './orphaned-job.ts';
 import { powerOf } from './power.ts';
 import { stoppedBitmaps } from './stopped-images.ts';
 
-export const createInspection = ({ host, slots, libvirt, openStore, versions }: HostDependencies) => {
+export const createInspection = ({ host, slots, libvirt, state, openStore, versions }: HostDependencies) => {
   async function sighting(domain: Domain, signal: AbortSignal): Promise<VmSighting> {
     const power = powerOf((await libvirt.state(domain, { signal })).state);
     const { disks } = parseDomainXml(await libvirt.domainXml(domain, {}, { signal }));
@@ -72,6 +73,7 @@ export const createInspection = ({ host, slots, libvirt, openStore, versions }: 
         const problems = await checkChainFiles(store, parentFiles);
         const domain = await domainOf(libvirt, vm, host, { signal });
         const power = powerOf((await libvirt.state(domain, { signal })).state);
+        if (power !== 'shutoff') await endOrphanedJob({ libvirt, state }, domain, { signal });
         const { disks } = parseDomainXml(await libvirt.domainXml(domain, {}, { signal }));
         const running = power === 'running' || power === 'paused';
         const bitmaps = running
