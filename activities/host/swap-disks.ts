@@ -1,6 +1,6 @@
 import { chmod, chown, link, lstat, mkdir, open, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { parseDomainXml } from '../../libvirt/domain-xml.ts';
+import { parseDomainXml, type DomainDefinition } from '../../libvirt/domain-xml.ts';
 import { LibvirtError, type Domain } from '../../libvirt/libvirt.ts';
 import { rewriteDomainXml } from '../../libvirt/rewrite-domain-xml.ts';
 import { openRepository } from '../../repository/identity.ts';
@@ -12,6 +12,8 @@ import { backupOfCheckpoint, vmName } from '../../schemas/names.ts';
 import type { DiskToRestore, PreparedRestore, RestorePlan } from '../../schemas/restore-plan.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
+import { domainOf } from './domain.ts';
+import { isOwnNvram, nvramPathFor, placeOfKeptFile } from './kept-file-place.ts';
 import { powerOf } from './power.ts';
 import { isNotFound } from './json-notes.ts';
 import { restoreFence } from './restore-disk.ts';
@@ -99,11 +101,12 @@ export const createSwapDisks = (dependencies: HostDependencies & { restores: Res
     manifest: Manifest,
     signal: AbortSignal,
   ): Promise<void> {
-    const root = await daemonRoot();
     const present = await libvirt.lookupByUuid(prepared.vm.uuid, { signal });
     if (present === undefined) await define(plan, prepared, manifest, signal);
     else await forgetCheckpoints(present, signal);
-    for (const file of manifest.files) await putKeptFile(file, plan, prepared, root);
+    const domain = present ?? (await domainOf(libvirt, prepared.vm, host, { signal }));
+    const definition = parseDomainXml(await libvirt.domainXml(domain, { inactive: true }, { signal }));
+    for (const file of manifest.files) await putKeptFile(file, plan, definition, present === undefined);
   }
 
   async function forgetCheckpoints(domain: Domain, signal: AbortSignal): Promise<void> {
@@ -142,16 +145,24 @@ export const createSwapDisks = (dependencies: HostDependencies & { restores: Res
     });
   }
 
-  async function putKeptFile(file: KeptFile, plan: RestorePlan, { vm }: PreparedRestore, root: string): Promise<void> {
-    const path =
-      plan.as === null
-        ? file.path
-        : file.kind === 'nvram'
-          ? nvramPathFor(file.path, vm.name)
-          : file.path.replace(plan.vm.uuid, vm.uuid);
-    const place = join(root, path);
-    await mkdir(dirname(place), { recursive: true, mode: 0o711 });
+  /** @param isNew the definition came out of the manifest: what exists at its path and is not libvirt's is left alone */
+  async function putKeptFile(
+    file: KeptFile,
+    plan: RestorePlan,
+    definition: DomainDefinition,
+    isNew: boolean,
+  ): Promise<void> {
+    const path = placeOfKeptFile(file, definition, plan.vm.uuid);
+    if (path === undefined) return; // the VM has no UEFI variables any more
+    const place = join(await daemonRoot(), path);
     const owner = await stat(place).catch(() => undefined);
+    if (isNew && owner !== undefined && file.kind === 'nvram' && !isOwnNvram(path)) {
+      throw new HoldfastError(
+        'DestinationExists',
+        `${path}, for UEFI variables of ${definition.name}, exists; move it away`,
+      );
+    }
+    await mkdir(dirname(place), { recursive: true, mode: 0o711 });
     const temporary = `${place}.holdfast-${plan.restoreId}`;
     await writeFile(temporary, Buffer.from(file.content, 'base64'), { mode: file.mode });
     if (owner !== undefined) await chown(temporary, owner.uid, owner.gid);
@@ -164,10 +175,6 @@ export const createSwapDisks = (dependencies: HostDependencies & { restores: Res
     await libvirt.undefine(domain, { keepNvram: true, checkpointsMetadata: true }, { signal });
   }
 };
-
-/** UEFI variables of a new VM lie beside those of the original, under its own name. */
-const nvramPathFor = (original: string, name: string): string =>
-  join(dirname(original), `${name.replaceAll(/[^A-Za-z0-9._-]/g, '_')}_VARS.fd`);
 
 /** A hard link keeps the former disk while a rename puts the new one in its place: there is no moment without a disk. */
 async function swapIn({ path, besidePath, formerPath }: DiskToRestore): Promise<void> {
