@@ -2,7 +2,9 @@
  * The copier beside `qemu-img convert`, both reading the same NBD export and both durable at the end (fsync).
  * Interleaved, medians, ratios; bench/README.md, "Copier", has the figures.
  *
- *   node bench/copier.ts [--rounds 5] [--folder /var/tmp/holdfast-bench] [--threads 2] [--only plain,zstd]
+ *   node bench/copier.ts [--rounds 5] [--folder /var/tmp/holdfast-bench] [--gib 8] [--threads 2] [--direct] [--only plain,zstd]
+ *
+ * The export comes from the page cache, or, with --direct, from the disk, as from a guest's QEMU with cache='none'.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -27,7 +29,6 @@ import { ThreadPool } from '../copier/thread-pool.ts';
 
 const MIB = 1024 * 1024;
 const GIB = 1024 * MIB;
-const DISK_BYTES = 8 * GIB;
 
 const { values } = parseArgs({
   options: {
@@ -35,13 +36,17 @@ const { values } = parseArgs({
     folder: { type: 'string', default: '/var/tmp/holdfast-bench' },
     threads: { type: 'string', default: '2' },
     tasks: { type: 'string', default: '2' },
+    gib: { type: 'string', default: '8' },
+    direct: { type: 'boolean', default: false },
     only: { type: 'string', default: 'plain,zstd' },
   },
 });
 const folder = values.folder;
+/** Size of the disk; half of it is data. */
+const DISK_BYTES = Number(values.gib) * GIB;
 mkdirSync(folder, { recursive: true });
 
-/** 8 GiB disk with 4 GiB of data: 2 GiB random, 1 GiB log lines, 0.5 GiB zeroes written out, 0.5 GiB one text page in 16. */
+/** A disk half full: of its eighths 2 are random, 1 is log lines, half a one zeroes written out, half a one a text page in 16. */
 function makeDisk(path: string): void {
   if (existsSync(path)) return;
   const partial = `${path}.partial`;
@@ -55,10 +60,11 @@ function makeDisk(path: string): void {
     for (let at = offset; at < offset + lengthBytes; at += blockBytes)
       commands.push('-c', `write -q ${what} ${at} ${blockBytes}`);
   };
-  fill(`-s ${random}`, 0, 2 * GIB);
-  fill(`-s ${text}`, 3 * GIB, GIB);
-  fill('-P 0', 5 * GIB, GIB / 2);
-  fill(`-s ${sparse}`, 7 * GIB, GIB / 2);
+  const eighth = DISK_BYTES / 8;
+  fill(`-s ${random}`, 0, 2 * eighth);
+  fill(`-s ${text}`, 3 * eighth, eighth);
+  fill('-P 0', 5 * eighth, eighth / 2);
+  fill(`-s ${sparse}`, 7 * eighth, eighth / 2);
   run('qemu-io', '-f', 'qcow2', ...commands, partial);
   run('mv', partial, path);
 }
@@ -128,11 +134,14 @@ function fsyncFile(path: string): void {
 
 const median = (numbers: number[]): number => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!;
 
-const disk = join(folder, 'disk.qcow2');
+const disk = join(folder, `disk-${values.gib}.qcow2`);
 makeDisk(disk);
 const socketPath = join(folder, 'nbd.sock');
 rmSync(socketPath, { force: true });
-const server = spawn('qemu-nbd', ['-r', '-t', '-e', '16', '-k', socketPath, '-f', 'qcow2', disk], { stdio: 'ignore' });
+const cache = values.direct ? ['--cache=none', '--aio=native'] : [];
+const server = spawn('qemu-nbd', ['-r', '-t', '-e', '16', ...cache, '-k', socketPath, '-f', 'qcow2', disk], {
+  stdio: 'ignore',
+});
 while (!existsSync(socketPath)) await delay(20);
 const uri = `nbd+unix:///?socket=${socketPath}`;
 const output = join(folder, 'out.qcow2');
