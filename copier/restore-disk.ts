@@ -6,7 +6,8 @@ import type { RestoreDiskOptions, RestoreResult, SegmentSum } from './contract.t
 import { checkSpace, createDestination, openDestination, removeDestination, syncDestination } from './destination.ts';
 import { inFlight } from './in-flight.ts';
 import { CLUSTER_BYTES, DESTINATION_CLUSTER_BITS, PlainQcow2Layout, RawLayout } from './restore-layout.ts';
-import { PIECE_FIELDS, pieceAt } from './restore-pieces.ts';
+import type { DestinationLayout } from './restore-layout.ts';
+import { PIECE_FIELDS, pieceAt, settlePieces } from './restore-pieces.ts';
 import { planRestore } from './restore-plan.ts';
 import type { PlannedFile } from './restore-plan.ts';
 import type { RestoreSegmentTask } from './restore-segment.ts';
@@ -40,7 +41,7 @@ export async function restoreDisk(threads: ThreadPool, options: RestoreDiskOptio
     onProgress?.({ verifiedBytes, totalBytes });
   };
   try {
-    await writeData(threads, planned, options, progress);
+    await writeData(threads, tasksOf(planned, layout, destination.path), signal, progress);
     const tableBytes =
       layout instanceof PlainQcow2Layout ? await writeTables(destination.path, layout, shape, signal) : 0;
     signal.throwIfAborted();
@@ -52,17 +53,19 @@ export async function restoreDisk(threads: ThreadPool, options: RestoreDiskOptio
   }
 }
 
+type SegmentTask = { task: RestoreSegmentTask | VerifySegmentTask | undefined; lengthBytes: number };
+
 async function writeData(
   threads: ThreadPool,
-  planned: PlannedFile[],
-  { destination, signal }: RestoreDiskOptions,
+  tasks: (resources: string) => Iterable<SegmentTask>,
+  signal: AbortSignal,
   progress: (lengthBytes: number) => void,
 ): Promise<void> {
   const resources = `restore:${randomUUID()}:`;
   const stopped = new AbortController();
   const either = AbortSignal.any([signal, stopped.signal]);
   try {
-    await inFlight(tasksOf(planned, destination.path, resources), {
+    await inFlight(tasks(resources), {
       limit: threads.capacity + 2,
       stop: (reason) => stopped.abort(reason),
       work: async ({ task, lengthBytes }) => {
@@ -76,30 +79,27 @@ async function writeData(
 }
 
 /** One task per segment of every file, base first; none for a segment that was hashed for its tables and has no data. */
-function* tasksOf(
-  planned: PlannedFile[],
-  destinationPath: string,
-  resources: string,
-): Generator<{ task: RestoreSegmentTask | VerifySegmentTask | undefined; lengthBytes: number }> {
-  for (const { file, pieces: list, verified, clusterBytes, compression } of planned) {
-    const { source, segments } = file;
-    const wanted = list.bySegment();
-    let next = wanted.next();
-    for (const [index, segment] of segments.entries()) {
-      let task: RestoreSegmentTask | VerifySegmentTask | undefined;
-      if (!next.done && next.value.segment === index) {
-        const { pieces } = next.value;
-        const common = { source, segment, destinationPath, resources };
-        const reached = following(segments, index, pieces);
-        task = { kind: 'restore-segment', ...common, following: reached, pieces, clusterBytes, compression };
-        next = wanted.next();
-      } else if (!verified.has(index)) {
-        task = { kind: 'verify-segment', source, segment, resources };
+const tasksOf = (planned: PlannedFile[], layout: DestinationLayout, destinationPath: string) =>
+  function* (resources: string): Generator<SegmentTask> {
+    for (const { file, pieces: list, verified, clusterBytes, compression } of planned) {
+      const { source, segments } = file;
+      const wanted = list.bySegment();
+      let next = wanted.next();
+      for (const [index, segment] of segments.entries()) {
+        let task: SegmentTask['task'];
+        if (!next.done && next.value.segment === index) {
+          const pieces = settlePieces(next.value.pieces, layout);
+          const common = { source, segment, destinationPath, resources };
+          const reached = following(segments, index, pieces);
+          task = { kind: 'restore-segment', ...common, following: reached, pieces, clusterBytes, compression };
+          next = wanted.next();
+        } else if (!verified.has(index)) {
+          task = { kind: 'verify-segment', source, segment, resources };
+        }
+        yield { task, lengthBytes: segment.lengthBytes };
       }
-      yield { task, lengthBytes: segment.lengthBytes };
     }
-  }
-}
+  };
 
 /** The segments that the compressed clusters of `pieces` reach into. */
 function following(segments: readonly SegmentSum[], index: number, pieces: Float64Array): SegmentSum[] {

@@ -1,3 +1,5 @@
+import type { DestinationLayout } from './restore-layout.ts';
+
 /** One piece of a stored file and where it goes. */
 export interface Piece {
   /** Of the file: of the bytes themselves, or of the compressed cluster that holds them. */
@@ -7,7 +9,7 @@ export interface Piece {
   /** Where the piece starts in the decompressed cluster. */
   innerOffset: number;
   lengthBytes: number;
-  /** Of the destination file. */
+  /** Of the destination file; in a `PieceList` the position that a layout settles. */
   destinationOffset: number;
 }
 
@@ -23,6 +25,22 @@ export function pieceAt(fields: Float64Array, index: number): Piece {
     lengthBytes: fields[at + 3] ?? 0,
     destinationOffset: fields[at + 4] ?? 0,
   };
+}
+
+/** Gives pieces their places in the destination; one that has several is cut. */
+export function settlePieces(pieces: Float64Array, layout: Pick<DestinationLayout, 'settle'>): Float64Array {
+  const fields: number[] = [];
+  for (let index = 0; index < pieces.length / PIECE_FIELDS; index += 1) {
+    const { hostOffset, compressedBytes, innerOffset, lengthBytes, destinationOffset } = pieceAt(pieces, index);
+    let done = 0;
+    for (const part of layout.settle(destinationOffset, lengthBytes)) {
+      const host = compressedBytes > 0 ? hostOffset : hostOffset + done;
+      const inner = compressedBytes > 0 ? innerOffset + done : 0;
+      fields.push(host, compressedBytes, inner, part.lengthBytes, part.offset);
+      done += part.lengthBytes;
+    }
+  }
+  return Float64Array.from(fields);
 }
 
 /** The pieces wanted of one file, 44 bytes each, by segment. */

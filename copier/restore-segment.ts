@@ -1,11 +1,9 @@
-import { decompressCluster } from '../qcow2/decompress.ts';
 import { Qcow2Error } from '../qcow2/qcow2-error.ts';
 import type { BlobSink, BlobSourceDescriptor } from '../repository/blob-store.ts';
 import { altered, openStored, readSegment } from './chain-source.ts';
 import type { SegmentSum } from './contract.ts';
 import { openDestination } from './destination.ts';
-import { PIECE_FIELDS, pieceAt } from './restore-pieces.ts';
-import type { Piece } from './restore-pieces.ts';
+import { gatherRun, pieceRuns } from './piece-runs.ts';
 import { SEGMENT_BYTES } from './thread-task.ts';
 import type { TaskHandler, ThreadContext, ThreadTask } from './thread-task.ts';
 
@@ -55,54 +53,44 @@ const bufferBytes = (neededBytes: number): number =>
   Math.max(SEGMENT_BYTES, Math.ceil(neededBytes / MEBIBYTE) * MEBIBYTE);
 const MEBIBYTE = 1024 * 1024;
 
-/** Pieces that follow each other in the destination are written at once. */
+/** Writes of one segment under way at once. One is the rule; in a raw destination there is one between any two gaps. */
+const MOST_WRITES = 4;
+
 async function writePieces(
   task: RestoreSegmentTask,
   stored: Buffer,
   destination: BlobSink,
   context: ThreadContext,
 ): Promise<void> {
-  const count = task.pieces.length / PIECE_FIELDS;
-  const base = task.segment.offset;
+  const storedOffset = task.segment.offset;
+  const writes: Promise<void>[] = [];
   let staging: Buffer | undefined;
-  let inflated: { hostOffset: number; cluster: Buffer } | undefined;
-
-  const bytesOf = ({ hostOffset, compressedBytes, innerOffset, lengthBytes }: Piece): Buffer => {
-    const at = hostOffset - base;
-    if (compressedBytes === 0) return stored.subarray(at, at + lengthBytes);
-    if (inflated?.hostOffset !== hostOffset) {
-      const cluster = decompressCluster(stored.subarray(at, at + compressedBytes), task.compression, task.clusterBytes);
-      inflated = { hostOffset, cluster };
-    }
-    return inflated.cluster.subarray(innerOffset, innerOffset + lengthBytes);
-  };
-
-  for (let index = 0; index < count;) {
-    const first = pieceAt(task.pieces, index);
-    let next = index + 1;
-    let lengthBytes = first.lengthBytes;
-    let isOneStretch = first.compressedBytes === 0;
-    for (; next < count; next += 1) {
-      const piece = pieceAt(task.pieces, next);
-      const follows = piece.destinationOffset === first.destinationOffset + lengthBytes;
-      if (!follows || lengthBytes + piece.lengthBytes > SEGMENT_BYTES) break;
-      isOneStretch &&= piece.compressedBytes === 0 && piece.hostOffset === first.hostOffset + lengthBytes;
-      lengthBytes += piece.lengthBytes;
-    }
-    if (isOneStretch) {
-      const at = first.hostOffset - base;
-      await destination.write(first.destinationOffset, stored.subarray(at, at + lengthBytes));
-    } else {
-      staging ??= context.buffer(bufferBytes(Math.max(SEGMENT_BYTES, task.clusterBytes)));
-      let filled = 0;
-      for (; index < next; index += 1) {
-        const bytes = bytesOf(pieceAt(task.pieces, index));
-        bytes.copy(staging, filled);
-        filled += bytes.length;
+  let staged = 0;
+  try {
+    for (const run of pieceRuns(task.pieces)) {
+      const { plainOffset, lengthBytes, destinationOffset } = run;
+      if (writes.length === MOST_WRITES || (staging && staged + lengthBytes > staging.length)) {
+        await Promise.all(writes);
+        writes.length = 0;
+        staged = 0;
+        context.signal.throwIfAborted();
       }
-      await destination.write(first.destinationOffset, staging.subarray(0, filled));
+      let bytes: Buffer;
+      if (plainOffset === undefined) {
+        staging ??= context.buffer();
+        bytes = staging.subarray(staged, staged + lengthBytes);
+        staged += Math.ceil(lengthBytes / PAGE_BYTES) * PAGE_BYTES;
+        gatherRun(run, task, { stored, storedOffset }, bytes);
+      } else {
+        bytes = stored.subarray(plainOffset - storedOffset, plainOffset - storedOffset + lengthBytes);
+      }
+      writes.push(destination.write(destinationOffset, bytes));
     }
-    context.signal.throwIfAborted();
-    index = next;
+    await Promise.all(writes);
+  } finally {
+    await Promise.allSettled(writes); // their buffers go to the next task
   }
 }
+
+/** Alignment for O_DIRECT. */
+const PAGE_BYTES = 4096;
