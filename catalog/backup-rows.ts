@@ -42,6 +42,11 @@ export const toRecord = (row: BackupTable, disks: BackupDiskRecord[]): BackupRec
   runId: row.run_id,
   createdAt: row.created_at,
   failure: row.failure_type === null ? null : { type: row.failure_type, message: row.failure_message ?? '' },
+  strategy: row.strategy,
+  offering: row.offering,
+  requestedBy: row.requested_by,
+  pinned: row.pinned === 1,
+  damage: row.damage,
 });
 
 export const toDiskRecord = (row: BackupDiskTable): BackupDiskRecord => ({

@@ -10,7 +10,7 @@ import type {
   VmRecord,
   VmSighting,
 } from '../schemas/catalog.ts';
-import type { BackupState, VmState } from '../schemas/states.ts';
+import type { BackupState, Strategy, VmState } from '../schemas/states.ts';
 
 /**
  * The catalog: what the installation knows of hosts, VMs, repositories, backups and running operations. Several
@@ -81,6 +81,14 @@ export interface BackupRecord {
   runId: string;
   createdAt: string;
   failure: { type: string; message: string } | null;
+  strategy: Strategy;
+  /** What the VM was protected by when it was taken. */
+  offering: string | null;
+  requestedBy: string | null;
+  /** Retention leaves it alone. */
+  pinned: boolean;
+  /** Why it cannot be relied on any more; null as far as known. */
+  damage: string | null;
 }
 
 export interface BackupQueries {

@@ -5,6 +5,7 @@ import type {
   CompressionState,
   Consistency,
   FullReason,
+  Strategy,
   ValidationState,
   VmState,
 } from '../schemas/states.ts';
@@ -110,6 +111,17 @@ export interface BackupTable {
   repository: string;
   /** What the copier was told; `compression` is the state that people see. */
   codec: 'zstd' | 'none';
+  strategy: Strategy;
+  /** What the VM was protected by when it was taken. */
+  offering: string | null;
+  requested_by: string | null;
+  /** 1 = retention leaves it alone. */
+  pinned: number;
+  /** JSON of what the last validation found. */
+  validation_result: string | null;
+  validated_at: string | null;
+  /** Why it, or one it is built on, cannot be relied on any more. */
+  damage: string | null;
   compression: CompressionState;
   validation: ValidationState;
   stored_bytes: number;

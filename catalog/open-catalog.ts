@@ -13,6 +13,7 @@ import type { Database, Tables } from './database.ts';
 import { eventQueries } from './events.ts';
 import { hostQueries } from './hosts.ts';
 import { firstCatalog } from './migrations/0001-first-catalog.ts';
+import { lifeOfAChain } from './migrations/0002-life-of-a-chain.ts';
 import { offeringQueries } from './offerings.ts';
 import { repositoryQueries } from './repositories.ts';
 import { NodeSqliteDialect } from './sqlite-dialect.ts';
@@ -109,7 +110,10 @@ const wholeNumbersAsNumbers: typeof pg.types.getTypeParser = (type, format) =>
   type === pg.types.builtins.INT8 ? Number : (pg.types.getTypeParser(type, format) as unknown);
 
 async function migrate({ db, engine }: Database): Promise<void> {
-  const migrations = { '0001-first-catalog': firstCatalog(engine) };
+  const migrations = {
+    '0001-first-catalog': firstCatalog(engine),
+    '0002-life-of-a-chain': lifeOfAChain(engine),
+  };
   const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve(migrations) } });
   const { error } = await migrator.migrateToLatest();
   if (error instanceof Error && error.message.includes('previously executed migration')) {

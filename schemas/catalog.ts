@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { plainName, uuid, vmName } from './names.ts';
-import { backupType, consistency, fullReason, quiesceMode, vmState } from './states.ts';
+import { retentionRules } from './retention.ts';
+import { backupType, consistency, fullReason, quiesceMode, strategy, validationStep, vmState } from './states.ts';
 
 /** Where a repository's bytes lie. Holds no secrets: it travels in workflow history. */
 export const repositoryLocation = z.discriminatedUnion('kind', [
@@ -65,16 +66,45 @@ export const vmRecord = z.object({
 });
 export type VmRecord = z.infer<typeof vmRecord>;
 
-/** What a VM is protected by. */
+/** A command that a validation runs in the throw-away VM; nothing goes through a shell. */
+export const validationCommand = z.object({
+  /** Absolute path of the program, then its arguments. */
+  argv: z.array(z.string()).min(1),
+  exitCode: z.int().default(0),
+  /** What it must print, without the white space at both ends; null = whatever. */
+  output: z.string().nullable().default(null),
+  timeoutSeconds: z.int().positive().default(60),
+});
+export type ValidationCommand = z.infer<typeof validationCommand>;
+
+/** What a VM is protected by. A change acts from the next backup on. */
 export const offering = z.object({
   name: plainName,
   /** Below 1 = unlimited, 1 = every backup full. */
   chainSize: z.int().default(8),
   repository: plainName.nullable().default(null),
+  strategy: strategy.default('checkpoint'),
+  /** How many checkpoints stay on the VM: older ones than the current serve when newer backups are lost. */
+  keepCheckpoints: z.int().min(1).max(16).default(2),
   quiesce: quiesceMode.default('prefer'),
+  /** Targets like `vdb`; empty = all but `excludeDisks`. */
+  includeDisks: z.array(z.string()).default([]),
   excludeDisks: z.array(z.string()).default([]),
-  compression: z.enum(['zstd', 'none']).default('zstd'),
+  /** `inline` = zstd while copying, `deferred` = a job of its own after it. `zstd` is another word for `inline`. */
+  compression: z.preprocess(
+    (given) => (given === 'zstd' ? 'inline' : given),
+    z.enum(['inline', 'deferred', 'none']).default('inline'),
+  ),
+  /** What validates each new backup; empty = nothing does. */
+  validation: z.array(validationStep).default([]),
+  validationCommand: validationCommand.nullable().default(null),
+  /** How long the guest agent of a validated VM may take to answer. */
+  bootTimeoutSeconds: z.int().positive().default(240),
+  endChainOnNotValid: z.boolean().default(false),
+  quickRestore: z.boolean().default(false),
+  retention: retentionRules.nullable().default(null),
   timeLimitSeconds: z.int().positive().default(43_200),
+  compressionTimeLimitSeconds: z.int().positive().default(28_800),
   tenant: z.string().default('default'),
   /** 1 first, 5 last. */
   priority: z.int().min(1).max(5).default(3),
@@ -115,10 +145,14 @@ export const newBackup = z.object({
   host: z.string(),
   repository: z.string(),
   compression: z.enum(['zstd', 'none']),
+  strategy: strategy.default('checkpoint'),
+  /** What the VM was protected by at that time. */
+  offering: z.string().nullable().default(null),
+  requestedBy: z.string().nullable().default(null),
   workflowId: z.string(),
   runId: z.string(),
 });
-export type NewBackup = z.infer<typeof newBackup>;
+export type NewBackup = z.input<typeof newBackup>;
 
 export const completedBackup = z.object({
   id: uuid,

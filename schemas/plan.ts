@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { repositoryRecord } from './catalog.ts';
-import { backupType, consistency, fullReason, quiesceMode } from './states.ts';
+import { backupType, consistency, fullReason, quiesceMode, strategy } from './states.ts';
 
 /** What a run was asked to do, with every default filled in from offering and installation. */
 export const backupTarget = z.object({
@@ -10,11 +10,16 @@ export const backupTarget = z.object({
   offering: z.string().nullable(),
   quiesce: quiesceMode,
   compression: z.enum(['zstd', 'none']),
+  includeDisks: z.array(z.string()).default([]),
   excludeDisks: z.array(z.string()),
+  strategy: strategy.default('checkpoint'),
+  keepCheckpoints: z.int().min(1).default(2),
   chainSize: z.int(),
   timeLimitSeconds: z.int().positive(),
   tenant: z.string(),
   priority: z.int(),
+  /** Operations started when the backup is stored, each a run of its own; by the name of their workflow. */
+  followUps: z.array(z.enum(['compressBackup', 'validateBackup', 'applyRetention'])).optional(),
 });
 export type BackupTarget = z.infer<typeof backupTarget>;
 

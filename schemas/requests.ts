@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { diskTarget, plainName, uuid, vmName } from './names.ts';
-import { quiesceMode } from './states.ts';
+import { quiesceMode, strategy } from './states.ts';
 
 const vm = vmName.describe('name or UUID of the VM');
 
@@ -14,7 +14,9 @@ export const takeBackupRequest = z.strictObject({
   quiesce: quiesceMode.optional(),
   offering: plainName.optional(),
   repository: plainName.optional(),
+  includeDisks: z.array(diskTarget).optional(),
   excludeDisks: z.array(diskTarget).optional(),
+  strategy: strategy.optional(),
   compression: z.enum(['zstd', 'none']).optional(),
   /** Below 1 = unlimited, 1 = every backup full. */
   chainSize: z.int().optional(),

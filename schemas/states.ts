@@ -38,6 +38,14 @@ export type Consistency = z.infer<typeof consistency>;
 export const quiesceMode = z.enum(['none', 'prefer', 'require']);
 export type QuiesceMode = z.infer<typeof quiesceMode>;
 
+/** How the point in time of a VM is made; docs/operating.md compares them. */
+export const strategy = z.enum(['checkpoint', 'snapshot']);
+export type Strategy = z.infer<typeof strategy>;
+
+/** What a validation does, in this order. */
+export const validationStep = z.enum(['hash', 'boot', 'screenshot', 'command']);
+export type ValidationStep = z.infer<typeof validationStep>;
+
 /** Why a disk was copied in full; docs/operating.md explains each. */
 export const fullReason = z.enum([
   'first-backup',

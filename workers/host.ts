@@ -5,13 +5,13 @@ import { CaptureStore } from '../activities/host/capture-store.ts';
 import type { HostDependencies } from '../activities/host/dependencies.ts';
 import { Fence } from '../activities/host/fence.ts';
 import { HostState } from '../activities/host/host-state.ts';
-import { createHostActivities, createHostDataActivities } from '../activities/host/index.ts';
+import { createHostActivities, createHostDataActivities, createHostJobActivities } from '../activities/host/index.ts';
 import { RestoreNotes } from '../activities/host/restore-notes.ts';
 import { createCopierPool } from '../copier/pool.ts';
 import { connectLibvirt, defaultSocketPath, parseLibvirtAddress, type Libvirt } from '../libvirt/libvirt.ts';
 import { openBlobStore } from '../repository/open-repository.ts';
 import { HoldfastError } from '../schemas/failures.ts';
-import { CONTROL_QUEUE, hostDataQueue, hostQueue } from '../schemas/queues.ts';
+import { CONTROL_QUEUE, hostDataQueue, hostJobsQueue, hostQueue } from '../schemas/queues.ts';
 import { daemonRootOf } from './daemon-root.ts';
 import { failureInterceptor } from './failure-interceptor.ts';
 import type { Installation, TemporalOptions } from './installation.ts';
@@ -27,6 +27,8 @@ export interface HostWorkerOptions {
   libvirt: string | undefined;
   /** How many disks are copied at once. */
   slots: number;
+  /** How many stored backups are compressed or validated at once. */
+  jobSlots: number;
   /** Where QEMU keeps what the guest overwrites during a backup. */
   scratchDir: string | undefined;
   metrics: string | undefined;
@@ -92,7 +94,19 @@ export async function runHostWorker(installation: Installation, options: HostWor
       maxConcurrentActivityTaskExecutions: slots,
       shutdownGraceTime: '5 seconds', // a copy goes on from where it stopped
     });
+    const jobActivities = createHostJobActivities(dependencies);
+    const jobs =
+      Object.keys(jobActivities).length === 0
+        ? undefined
+        : await Worker.create({
+            ...common,
+            taskQueue: hostJobsQueue(host),
+            activities: jobActivities,
+            maxConcurrentActivityTaskExecutions: options.jobSlots,
+            shutdownGraceTime: '5 seconds', // begun anew, or from where it stopped
+          });
     const stop = (): void => {
+      jobs?.shutdown();
       data.shutdown();
       quick.shutdown();
     };
@@ -100,7 +114,7 @@ export async function runHostWorker(installation: Installation, options: HostWor
     log(`host worker ${host} ready, libvirt at ${libvirt.address}`);
     if (signal.aborted) return;
     void announce(temporal, host, log);
-    await Promise.all([quick.run(), data.run()]);
+    await Promise.all([quick.run(), data.run(), jobs?.run()]);
   } finally {
     await connection.close();
   }

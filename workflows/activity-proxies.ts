@@ -5,8 +5,8 @@ import {
   type RetryPolicy,
 } from '@temporalio/workflow';
 import type { ControlActivities } from '../activities/control/index.ts';
-import type { HostActivities, HostDataActivities } from '../activities/host/index.ts';
-import { hostDataQueue, hostQueue } from '../schemas/queues.ts';
+import type { HostActivities, HostDataActivities, HostJobActivities } from '../activities/host/index.ts';
+import { hostDataQueue, hostJobsQueue, hostQueue } from '../schemas/queues.ts';
 
 const patient: RetryPolicy = { initialInterval: '1 second', maximumInterval: '15 seconds', backoffCoefficient: 1.6 };
 
@@ -66,4 +66,14 @@ export const hostTransfers = (host: string, limits: { timeLimitSeconds: number; 
     heartbeatTimeout: limits.heartbeatSeconds * 1000,
     cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     retry: { ...patient, initialInterval: '500 milliseconds' },
+  });
+
+/** Work on stored backups. `timeLimitSeconds` counts from the real start of an attempt, not the waiting for a slot. */
+export const hostJobs = (host: string, limits: { timeLimitSeconds: number; heartbeatSeconds: number }) =>
+  proxyActivities<HostJobActivities>({
+    taskQueue: hostJobsQueue(host),
+    startToCloseTimeout: limits.timeLimitSeconds * 1000,
+    heartbeatTimeout: limits.heartbeatSeconds * 1000,
+    cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    retry: patient,
   });

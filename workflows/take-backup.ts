@@ -9,6 +9,7 @@ import { admitted } from './admitted.ts';
 import { allOrStop } from './all-or-stop.ts';
 import { Compensations } from './compensations.ts';
 import { causeOf, failureTypeOf } from './failure-cause.ts';
+import { startFollowUps } from './follow-ups.ts';
 import { locateVm } from './locate-vm.ts';
 import { thisRun } from './this-run.ts';
 import { OperationView } from './operation-view.ts';
@@ -152,6 +153,7 @@ async function conclude(plan: BackupPlan, completed: CompletedBackup, view: Oper
   view.step('tidying up');
   await tidy(plan, view);
   await control.releaseAdmission(plan.backupId);
+  await startFollowUps(plan);
   view.ended('done', `backup ${backup.id} of VM ${plan.target.vm.name} is stored`);
   return backup;
 }

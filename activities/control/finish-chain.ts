@@ -17,7 +17,10 @@ export const createFinishChain = ({ catalog }: ControlDependencies) => {
       offering: null,
       quiesce: 'prefer', // whether the guest was frozen is not known any more: make sure
       compression: 'none',
+      includeDisks: [],
       excludeDisks: [],
+      strategy: 'checkpoint',
+      keepCheckpoints: 1,
       chainSize: 0,
       timeLimitSeconds: 43_200,
       tenant: 'default',

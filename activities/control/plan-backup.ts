@@ -48,6 +48,7 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
     const parent = ends === undefined ? current : undefined;
     const { disks, skippedDisks } = planDisks({
       facts,
+      includeDisks: target.includeDisks,
       excludeDisks: target.excludeDisks,
       parent,
       chainReason: ends ?? whyNoChain(lastChain),
@@ -75,6 +76,9 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
       host: target.host,
       repository: repository.name,
       compression: target.compression,
+      strategy: target.strategy,
+      offering: target.offering,
+      requestedBy: asked.requestedBy ?? null,
       ...run,
     });
     const checkpoint = !isolated && !chain.endOfChain && disks.some(({ holdsBitmap }) => holdsBitmap);

@@ -5,6 +5,8 @@ import type { FullReason } from '../../schemas/states.ts';
 
 export interface DiskPlanInput {
   facts: VmFacts;
+  /** Empty = all. */
+  includeDisks: string[];
   excludeDisks: string[];
   /** The newest backup of the open chain; undefined when the backup starts a chain or stands alone. */
   parent: BackupRecord | undefined;
@@ -30,7 +32,7 @@ export function planDisks(input: DiskPlanInput): DiskPlan {
   const skippedDisks: DiskPlan['skippedDisks'] = [];
   const usedNumbers = new Set(input.knownNumbers.values());
   for (const disk of input.facts.disks) {
-    const skipReason = whySkipped(disk, input.excludeDisks);
+    const skipReason = whySkipped(disk, input);
     if (skipReason !== undefined) {
       skippedDisks.push({ target: disk.target, reason: skipReason });
       continue;
@@ -54,10 +56,14 @@ export function planDisks(input: DiskPlanInput): DiskPlan {
   return { disks, skippedDisks };
 }
 
-function whySkipped(disk: DiskFacts, excludeDisks: string[]): string | undefined {
+function whySkipped(
+  disk: DiskFacts,
+  { includeDisks, excludeDisks }: Pick<DiskPlanInput, 'includeDisks' | 'excludeDisks'>,
+): string | undefined {
   if (disk.device === 'cdrom' || disk.device === 'floppy') return disk.device;
   if (disk.virtualSizeBytes === null) return 'empty drive';
   if (excludeDisks.includes(disk.target)) return 'excluded';
+  if (includeDisks.length > 0 && !includeDisks.includes(disk.target)) return 'not included';
   if (disk.device === 'lun') return 'passed-through LUN';
   return undefined;
 }

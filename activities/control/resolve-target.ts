@@ -8,6 +8,13 @@ import type { ControlDependencies } from './dependencies.ts';
 /** What holds for a VM that no offering protects. */
 const UNPROTECTED: Offering = offeringSchema.parse({ name: 'none' });
 
+/** What happens after each backup of a VM with that offering. */
+const followUpsOf = (offering: Offering): NonNullable<BackupTarget['followUps']> => [
+  ...(offering.compression === 'deferred' ? (['compressBackup'] as const) : []),
+  ...(offering.validation.length > 0 ? (['validateBackup'] as const) : []),
+  ...(offering.retention === null ? [] : (['applyRetention'] as const)),
+];
+
 export const createResolveTarget = ({ catalog, heartbeatSeconds }: ControlDependencies) => {
   async function offeringNamed(name: string): Promise<Offering> {
     const found = await catalog.offerings.find(name);
@@ -53,12 +60,16 @@ export const createResolveTarget = ({ catalog, heartbeatSeconds }: ControlDepend
         repository: await repositoryFor(asked.repository, offering),
         offering: name,
         quiesce: asked.quiesce ?? offering.quiesce,
-        compression: asked.compression ?? offering.compression,
+        compression: asked.compression ?? (offering.compression === 'inline' ? 'zstd' : 'none'),
+        includeDisks: asked.includeDisks ?? offering.includeDisks,
         excludeDisks: asked.excludeDisks ?? offering.excludeDisks,
+        strategy: asked.strategy ?? offering.strategy,
+        keepCheckpoints: offering.keepCheckpoints,
         chainSize: asked.chainSize ?? offering.chainSize,
         timeLimitSeconds: asked.timeLimitSeconds ?? offering.timeLimitSeconds,
         tenant: offering.tenant,
         priority: offering.priority,
+        followUps: followUpsOf(offering),
       };
     },
   };

@@ -30,3 +30,7 @@ export const createHostDataActivities = (dependencies: HostDependencies) => ({
   ...createRestoreDisk(dependencies),
 });
 export type HostDataActivities = ReturnType<typeof createHostDataActivities>;
+
+/** Work on stored backups, on the queue `host:<h>:jobs`. */
+export const createHostJobActivities = (_dependencies: HostDependencies) => ({});
+export type HostJobActivities = ReturnType<typeof createHostJobActivities>;

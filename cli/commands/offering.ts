@@ -33,7 +33,14 @@ export function addOfferingCommands(program: Command): void {
       new Option('--quiesce <mode>', 'freeze the guest (default prefer)').choices(['none', 'prefer', 'require']),
     )
     .option('--exclude-disk <targets...>', 'disks left out, like vdb')
-    .addOption(new Option('--compression <how>', 'default zstd').choices(['zstd', 'none']))
+    .addOption(
+      new Option('--compression <how>', 'while copying, as a job after it, or not at all (default inline)').choices([
+        'inline',
+        'deferred',
+        'none',
+        'zstd',
+      ]),
+    )
     .option('--time-limit <seconds>', 'for all disks of a run together (default 43200)', parseCount)
     .option('--tenant <name>', 'whose share of slots its VMs use (default "default")', parseName)
     .option('--priority <n>', '1 first, 5 last (default 3)', parseCount)

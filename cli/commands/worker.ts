@@ -24,6 +24,7 @@ export function addWorkerCommands(program: Command): void {
     .requiredOption('--host <name>', 'name of this KVM host', parseName)
     .option('--libvirt <socket>', "libvirt's socket", defaultSocketPath())
     .option('--slots <n>', 'disks copied at once', parseCount, 4)
+    .option('--job-slots <n>', 'stored backups compressed or validated at once', parseCount, 1)
     .option('--scratch <dir>', 'where QEMU keeps what guests overwrite during a backup')
     .option('--metrics <address>', 'serve Prometheus metrics, say on 127.0.0.1:9465')
     .addHelpText(
@@ -34,7 +35,14 @@ export function addWorkerCommands(program: Command): void {
       action(
         async (
           { installation },
-          options: { host: string; libvirt: string; slots: number; scratch?: string; metrics?: string },
+          options: {
+            host: string;
+            libvirt: string;
+            slots: number;
+            jobSlots: number;
+            scratch?: string;
+            metrics?: string;
+          },
         ) => {
           const { runHostWorker } = await import('../../workers/host.ts');
           await runHostWorker(installation, {

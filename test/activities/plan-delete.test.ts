@@ -34,6 +34,11 @@ function chainOf(...lines: string[]): BackupRecord[] {
       runId: 'r',
       createdAt: '2026-11-21T12:00:00.000Z',
       failure: null,
+      strategy: 'checkpoint',
+      offering: null,
+      requestedBy: null,
+      pinned: false,
+      damage: null,
     };
   });
 }

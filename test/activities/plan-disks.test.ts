@@ -52,6 +52,7 @@ const NUMBERS = new Map([
 
 function plan(changes: Partial<DiskPlanInput> & Pick<DiskPlanInput, 'facts'>) {
   return planDisks({
+    includeDisks: [],
     excludeDisks: [],
     parent: parentOf(disk('vda'), disk('vdb')),
     chainReason: 'first-backup',

@@ -1,0 +1,23 @@
+import { z } from 'zod';
+
+const count = z.int().nonnegative().default(0);
+
+/**
+ * Which backups are kept; a backup lives while any rule wants it. The newest good one, pinned ones, and what living ones are
+ * built on, stay whatever the rules say.
+ */
+export const retentionRules = z.object({
+  /** The newest N. */
+  last: count,
+  /** The newest of each of the last N hours, days, weeks (ISO), months and years that have a backup. */
+  hourly: count,
+  daily: count,
+  weekly: count,
+  monthly: count,
+  yearly: count,
+  /** Nothing younger goes. */
+  minimumAgeSeconds: z.int().nonnegative().default(0),
+  /** IANA name; where days, weeks, months and years begin. */
+  timezone: z.string().default('UTC'),
+});
+export type RetentionRules = z.infer<typeof retentionRules>;
