@@ -21,6 +21,9 @@ const ARGUMENTS: Record<string, Subject> = {
   'chain finish': 'vms',
   restore: 'backups',
   'offering remove': 'vms',
+  'offering show': 'offerings',
+  'offering update': 'offerings',
+  'offering delete': 'offerings',
   'host rm': 'hosts',
 };
 /** What an option's value means, wherever it stands. */

@@ -25,6 +25,7 @@ export const FAILURES = {
   BackupNotRestorable: { retryable: false },
   BackupNotDeletable: { retryable: false },
   NothingToFinish: { retryable: false },
+  NotProtected: { retryable: false },
   RepositoryNotFound: { retryable: false },
   RepositoryRequired: { retryable: false },
   RepositoryUnavailable: { retryable: true }, // gone, read-only, or an I/O error; it may come back
@@ -38,6 +39,8 @@ export const FAILURES = {
   DestinationFull: { retryable: false },
   TimeLimitReached: { retryable: false },
   OfferingNotFound: { retryable: false },
+  OfferingNotKeepable: { retryable: false },
+  OfferingInUse: { retryable: false },
   TemporalUnreachable: { retryable: true },
   JobNotFound: { retryable: false },
 } as const satisfies Record<string, { retryable: boolean }>;

@@ -46,7 +46,11 @@ export const deleteBackupRequest = z.strictObject({
 });
 export type DeleteBackupRequest = z.infer<typeof deleteBackupRequest>;
 
-export const finishChainRequest = z.strictObject({ vm });
+export const finishChainRequest = z.strictObject({
+  vm,
+  /** The VM's offering was taken away: nothing to finish is fine, and a host that does not answer holds up nothing. */
+  unprotected: z.boolean().optional(),
+});
 export type FinishChainRequest = z.infer<typeof finishChainRequest>;
 
 export const inventoryHostRequest = z.strictObject({ host: plainName });

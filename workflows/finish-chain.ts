@@ -1,8 +1,9 @@
 import { ApplicationFailure, CancellationScope, uuid4 } from '@temporalio/workflow';
+import type { VmRecord } from '../schemas/catalog.ts';
 import { finishChainRequest, type FinishChainRequest } from '../schemas/requests.ts';
 import { controlActivities, hostActivities, hostUndo } from './activity-proxies.ts';
 import { admitted } from './admitted.ts';
-import { causeOf } from './failure-cause.ts';
+import { causeOf, failureTypeOf } from './failure-cause.ts';
 import { locateVm } from './locate-vm.ts';
 import { OperationView } from './operation-view.ts';
 import { parseRequest } from './parse-request.ts';
@@ -14,17 +15,25 @@ export interface FinishedChain {
   chains: string[];
   /** Backups that had left something on the VM, now undone. */
   repaired: string[];
+  /** Backups whose checkpoints were on the VM for nothing, and are gone. */
+  tidied: string[];
+  /** What stays on the VM for now, and until when; null when nothing does. */
+  left: string | null;
 }
+
+/** How long the removal of an offering waits for a host: the chain can be ended without it. */
+const PATIENCE_SECONDS = { finish: 600, unprotected: 20 };
 
 /** Ends a VM's open chain, so that its next backup is full; and repairs a VM that a failed backup left marked. */
 export async function finishChain(request: FinishChainRequest): Promise<FinishedChain> {
   const asked = parseRequest(finishChainRequest, 'finishChain', request);
+  const unprotected = asked.unprotected ?? false;
   const control = controlActivities();
   const operationId = uuid4();
   const view = new OperationView('finishChain', asked.vm);
   try {
     view.step('looking for the VM');
-    const vm = await locateVm(asked.vm, view, 600);
+    const { vm, absent } = await found(asked.vm, unprotected, view);
     view.about({ vm, host: vm.host });
     view.step('asking for admission');
     await admitted(
@@ -34,40 +43,45 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
         ...thisRun(),
         vmUuid: vm.uuid,
         chain: null,
-        host: vm.host,
+        host: absent === null ? vm.host : null,
         repository: null,
         tenant: 'default',
         priority: 1,
       },
       view,
     );
-    const { repairs, openChains } = await control.chainState(vm.uuid);
-    for (const { backupId, target } of repairs) {
+    const { repairs, openChains, leftovers } = await control.chainState(vm.uuid);
+    if (openChains.length === 0 && repairs.length === 0 && leftovers.length === 0 && !unprotected) {
+      throw nothingToDo(vm);
+    }
+    const repaired: string[] = [];
+    for (const { backupId, target } of absent === null ? repairs : []) {
       view.step(`undoing what backup ${backupId} left`);
       const { leftInRepository } = await hostUndo(vm.host).abortBackup(backupId, { ...target, host: vm.host });
       if (leftInRepository !== null) view.note(leftInRepository);
       await control.backupRepaired(vm.uuid, backupId);
-    }
-    if (openChains.length === 0 && repairs.length === 0) {
-      throw ApplicationFailure.create({
-        type: 'NothingToFinish',
-        nonRetryable: true,
-        message: `VM ${vm.name} has no open chain: nothing to finish`,
-      });
+      repaired.push(backupId);
     }
     view.step('ending the chain');
     const { stale, target } = await control.endChains(vm.uuid, openChains);
+    let left: string | null = null;
     if (stale.length > 0 && target !== null) {
-      await hostActivities(vm.host)
-        .removeCheckpoints({ ...target, host: vm.host }, stale)
-        .then(() => control.checkpointsRemoved(vm.uuid, stale))
-        .catch((error: unknown) => view.note(`checkpoints stay until the next backup: ${causeOf(error)}`));
+      const kept = `${stale.length} checkpoints stay on VM ${vm.name} until its next backup, or: holdfast chain finish ${vm.name}`;
+      if (absent !== null) left = `${kept} (${absent})`;
+      else
+        await hostActivities(vm.host)
+          .removeCheckpoints({ ...target, host: vm.host }, stale)
+          .then(() => control.checkpointsRemoved(vm.uuid, stale))
+          .catch((error: unknown) => (left = `${kept} (${causeOf(error)})`));
     }
+    if (left !== null) view.note(left);
     view.ended('done');
     return {
       vm: { uuid: vm.uuid, name: vm.name },
       chains: openChains,
-      repaired: repairs.map(({ backupId }) => backupId),
+      repaired,
+      tidied: left === null ? stale : [],
+      left,
     };
   } catch (error) {
     view.ended('failed', causeOf(error));
@@ -76,3 +90,34 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
     await CancellationScope.nonCancellable(() => control.releaseAdmission(operationId));
   }
 }
+
+/** The VM where it is; or, when its offering was taken away and no host shows it, as the catalog knows it, and why. */
+async function found(
+  name: string,
+  unprotected: boolean,
+  view: OperationView,
+): Promise<{ vm: VmRecord; absent: string | null }> {
+  const patience = unprotected ? PATIENCE_SECONDS.unprotected : PATIENCE_SECONDS.finish;
+  try {
+    return { vm: await locateVm(name, view, patience), absent: null };
+  } catch (error) {
+    const type = failureTypeOf(error);
+    if (!unprotected || (type !== 'HostUnreachable' && type !== 'VmNotFound')) throw error;
+    const vm = await controlActivities().knownVm(name);
+    if (vm === null) throw error;
+    return { vm, absent: causeOf(error) };
+  }
+}
+
+const nothingToDo = (vm: VmRecord): ApplicationFailure =>
+  vm.offering === null
+    ? ApplicationFailure.create({
+        type: 'NotProtected',
+        nonRetryable: true,
+        message: `VM ${vm.name} is not protected by an offering and has no open chain: nothing to finish`,
+      })
+    : ApplicationFailure.create({
+        type: 'NothingToFinish',
+        nonRetryable: true,
+        message: `VM ${vm.name} has no open chain: nothing to finish`,
+      });

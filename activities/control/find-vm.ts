@@ -23,6 +23,12 @@ export const createFindVm = ({ catalog }: ControlDependencies) => ({
     return { match, hinted, others: hosts.filter((name) => name !== match?.host) };
   },
 
+  /** The VM as the catalog knows it, though no host may have it any more; null when it means none, or several. */
+  async knownVm(vm: string): Promise<VmRecord | null> {
+    const [record = null, ...others] = await catalog.vms.findByNameOrUuid(vm);
+    return others.length === 0 ? record : null;
+  },
+
   /** Notes what a host answered when it was asked for a VM. */
   async recordAnswer(host: string, vm: string, sightings: VmSighting[]): Promise<void> {
     const seenAt = new Date().toISOString();

@@ -29,10 +29,12 @@ export const createFinishChain = ({ catalog }: ControlDependencies) => {
   }
 
   return {
-    /** What there is to finish on a VM: backups whose undo failed, and open chains. */
-    async chainState(
-      vmUuid: string,
-    ): Promise<{ repairs: { backupId: string; target: BackupTarget }[]; openChains: string[] }> {
+    /** What there is to finish on a VM: backups whose undo failed, open chains, checkpoints that should be gone. */
+    async chainState(vmUuid: string): Promise<{
+      repairs: { backupId: string; target: BackupTarget }[];
+      openChains: string[];
+      leftovers: string[];
+    }> {
       const repairs: { backupId: string; target: BackupTarget }[] = [];
       for (const { id } of await catalog.backups.list({ vm: vmUuid, states: ['Error'] })) {
         const record = await catalog.backups.find(id);
@@ -43,7 +45,7 @@ export const createFinishChain = ({ catalog }: ControlDependencies) => {
         const chain = await catalog.backups.lastChain(vmUuid, name);
         if (chain?.open === true) openChains.push(chain.id);
       }
-      return { repairs, openChains };
+      return { repairs, openChains, leftovers: await retired(vmUuid) };
     },
 
     /** The undo of a failed backup succeeded at last: nothing of it is on the VM any more. */
@@ -56,16 +58,19 @@ export const createFinishChain = ({ catalog }: ControlDependencies) => {
 
     /** Ends chains by request. Gives the checkpoints that nothing builds on now. */
     async endChains(vmUuid: string, chains: string[]): Promise<{ stale: string[]; target: BackupTarget | null }> {
-      let target: BackupTarget | null = null;
       for (const chain of chains) {
         await catalog.backups.endChain(chain, 'requested');
         const record = await catalog.backups.find(chain); // a chain bears the id of its full
-        if (record === undefined) continue;
-        await catalog.checkpoints.retire(vmUuid, record.backup.repository);
-        target = await targetOf(record);
+        if (record !== undefined) await catalog.checkpoints.retire(vmUuid, record.backup.repository);
       }
-      const known = await catalog.checkpoints.list(vmUuid);
-      return { target, stale: known.filter(({ state }) => state === 'retired').map(({ backupId }) => backupId) };
+      const stale = await retired(vmUuid);
+      const owner = stale[0] === undefined ? undefined : await catalog.backups.find(stale[0]);
+      return { target: owner === undefined ? null : await targetOf(owner), stale };
     },
   };
+
+  async function retired(vmUuid: string): Promise<string[]> {
+    const known = await catalog.checkpoints.list(vmUuid);
+    return known.filter(({ state }) => state === 'retired').map(({ backupId }) => backupId);
+  }
 };

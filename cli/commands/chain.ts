@@ -42,6 +42,15 @@ export function addChainCommands(program: Command): void {
     .command('finish')
     .description("end a VM's open chain: its next backup is full; also repairs a VM that is marked BackupError")
     .argument('<vm>', 'name or UUID', parseVm)
+    .addHelpText(
+      'after',
+      `
+Its backups stay. "No open chain" and "not protected by an offering" (a VM that has neither an offering nor an open
+chain) are failures of their own, with exit code 1; asking a second time does no harm.
+
+Example:
+  $ holdfast chain finish web-1`,
+    )
     .action(
       action(async (context, vm: string) => {
         const run = await startFinishChain(await context.client(), finishChainRequest.parse({ vm }));
@@ -50,6 +59,10 @@ export function addChainCommands(program: Command): void {
           [
             ...finished.repaired.map((id) => `what backup ${shortId(id)} had left on VM ${finished.vm.name} is undone`),
             ...finished.chains.map((id) => `chain ${shortId(id)} of VM ${finished.vm.name} is finished`),
+            ...(finished.chains.length === 0 && finished.tidied.length > 0
+              ? [`${finished.tidied.length} checkpoints that were left on VM ${finished.vm.name} are removed`]
+              : []),
+            ...(finished.left === null ? [] : [finished.left]),
           ].join('\n'),
         );
       }),

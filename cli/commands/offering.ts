@@ -1,73 +1,45 @@
-import { InvalidArgumentError, Option, type Command } from 'commander';
-import { offering as offeringSchema } from '../../schemas/catalog.ts';
+import type { Command } from 'commander';
+import type { Catalog } from '../../catalog/contract.ts';
+import { unprotectVm } from '../../operations/unprotect-vm.ts';
+import { whyNotProtected } from '../../operations/why-not-protected.ts';
+import { offering as offeringSchema, type Offering } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
-import { action } from '../context.ts';
-import { table } from '../output.ts';
-import { parseCount, parseName, parseVm } from './dev.ts';
+import { action, type CommandContext } from '../context.ts';
+import { followRun } from '../follow-run.ts';
+import { shortId } from '../output.ts';
+import { refreshInventory } from '../refresh-inventory.ts';
+import { parseName, parseVm } from './dev.ts';
+import { addOfferingFlags, applyFlags, saysSomething, type OfferingFlags } from './offering-flags.ts';
+import { offeringTable, offeringText, type ShownOffering } from './offering-text.ts';
 import { vmNamed } from './vm.ts';
 
-interface OfferingFlags {
-  chainSize?: number;
-  repo?: string;
-  quiesce?: string;
-  excludeDisk?: string[];
-  compression?: string;
-  timeLimit?: number;
-  tenant?: string;
-  priority?: number;
-}
+export { parseWhole } from './offering-flags.ts';
 
 export function addOfferingCommands(program: Command): void {
   const offering = program.command('offering').description('offerings: what a VM is protected by');
-  offering
-    .command('create')
-    .description('create an offering')
-    .argument('<name>', 'its name', parseName)
-    .option(
-      '--chain-size <n>',
-      'backups of a chain, its full included; 1 = always full, below 1 = unlimited (default 8)',
-      parseWhole,
+  addOfferingFlags(
+    offering.command('create').description('create an offering').argument('<name>', 'its name', parseName),
+  )
+    .addHelpText(
+      'after',
+      `
+A <time> is in seconds, or like 90m, 12h, 7d.
+
+Examples:
+  $ holdfast offering create gold --chain-size 14 --repo main --quiesce require --keep-daily 7 --keep-monthly 12
+  $ holdfast offering create proven --validate hash,boot,command --validate-command '["/bin/sh","-c","systemctl is-active nginx, please"]'`,
     )
-    .option('--repo <name>', 'repository', parseName)
-    .addOption(
-      new Option('--quiesce <mode>', 'freeze the guest (default prefer)').choices(['none', 'prefer', 'require']),
-    )
-    .option('--exclude-disk <targets...>', 'disks left out, like vdb')
-    .addOption(
-      new Option('--compression <how>', 'while copying, as a job after it, or not at all (default inline)').choices([
-        'inline',
-        'deferred',
-        'none',
-        'zstd',
-      ]),
-    )
-    .option('--time-limit <seconds>', 'for all disks of a run together (default 43200)', parseCount)
-    .option('--tenant <name>', 'whose share of slots its VMs use (default "default")', parseName)
-    .option('--priority <n>', '1 first, 5 last (default 3)', parseCount)
-    .addHelpText('after', '\nExample:\n  $ holdfast offering create gold --chain-size 14 --repo main --quiesce require')
     .action(
       action(async (context, name: string, flags: OfferingFlags) => {
         const catalog = await context.catalog();
         if ((await catalog.offerings.find(name)) !== undefined) {
-          throw new HoldfastError('InvalidRequest', `name: an offering ${name} is there already`);
-        }
-        if (flags.repo !== undefined && (await catalog.repositories.find(flags.repo)) === undefined) {
           throw new HoldfastError(
-            'RepositoryNotFound',
-            `repository: ${flags.repo} is not known; see: holdfast repo ls`,
+            'InvalidRequest',
+            `name: an offering ${name} is there already; change it with: holdfast offering update ${name}`,
           );
         }
-        const created = offeringSchema.parse({
-          name,
-          chainSize: flags.chainSize,
-          repository: flags.repo,
-          quiesce: flags.quiesce,
-          excludeDisks: flags.excludeDisk,
-          compression: flags.compression,
-          timeLimitSeconds: flags.timeLimit,
-          tenant: flags.tenant,
-          priority: flags.priority,
-        });
+        const created = applyFlags(offeringSchema.parse({ name }), flags);
+        await requireRepository(catalog, created);
         await catalog.offerings.upsert(created);
         context.output.result(
           created,
@@ -81,25 +53,59 @@ export function addOfferingCommands(program: Command): void {
     .action(
       action(async (context) => {
         const catalog = await context.catalog();
-        const vms = await catalog.vms.list();
-        const offerings = (await catalog.offerings.list()).map((row) => ({
-          ...row,
-          vms: vms.filter((vm) => vm.offering === row.name).map((vm) => vm.name),
-        }));
-        context.output.result(offerings, () =>
-          table(
-            ['OFFERING', 'CHAIN SIZE', 'REPOSITORY', 'QUIESCE', 'COMPRESSION', 'VMS'],
-            offerings.map((row) => [
-              row.name,
-              row.chainSize,
-              row.repository,
-              row.quiesce,
-              row.compression,
-              row.vms.join(' '),
-            ]),
-            'no offering yet; create one: holdfast offering create NAME',
-          ),
-        );
+        const offerings = await Promise.all((await catalog.offerings.list()).map((row) => withVms(catalog, row)));
+        context.output.result(offerings, () => offeringTable(offerings));
+      }),
+    );
+  offering
+    .command('show')
+    .description('show all that an offering says, and the VMs that have it')
+    .argument('<name>', 'its name', parseName)
+    .action(
+      action(async (context, name: string) => {
+        const catalog = await context.catalog();
+        const shown = await withVms(catalog, await offeringNamed(catalog, name));
+        context.output.result(shown, () => offeringText(shown));
+      }),
+    );
+  addOfferingFlags(
+    offering
+      .command('update')
+      .description('change what is given of an offering; it acts from the next backup on')
+      .argument('<name>', 'its name', parseName),
+  )
+    .addHelpText(
+      'after',
+      `
+What is not given stays as it was; --no-… takes back. A smaller chain size ends longer chains: their next backup is full.
+
+Example:
+  $ holdfast offering update gold --chain-size 7 --no-exclude-disk --keep-weekly 4`,
+    )
+    .action(
+      action(async (context, name: string, flags: OfferingFlags) => {
+        const catalog = await context.catalog();
+        const before = await offeringNamed(catalog, name);
+        if (!saysSomething(flags)) {
+          throw new HoldfastError(
+            'InvalidRequest',
+            `nothing to change: give a flag; see: holdfast offering update --help`,
+          );
+        }
+        const after = applyFlags(before, flags);
+        await requireRepository(catalog, after);
+        const repositories = await catalog.repositories.list();
+        for (const vm of (await catalog.vms.list()).filter((one) => one.offering === name)) {
+          const why = whyNotProtected(after, vm, repositories);
+          if (why === undefined) continue;
+          throw new HoldfastError(
+            'OfferingNotKeepable',
+            `VM ${vm.name} could not be protected by ${name} any more: ${why}; or take it from the VM first: holdfast offering remove ${vm.name}`,
+          );
+        }
+        await catalog.offerings.upsert(after);
+        const shown = await withVms(catalog, after);
+        context.output.result(shown, () => `${offeringText(shown)}\nit acts from the next backup on`);
       }),
     );
   offering
@@ -107,13 +113,16 @@ export function addOfferingCommands(program: Command): void {
     .description('protect a VM by an offering; it acts from the next backup on')
     .argument('<offering>', 'name of the offering', parseName)
     .argument('<vm>', 'name or UUID', parseVm)
+    .addHelpText('after', '\nExample:\n  $ holdfast offering assign gold web-1')
     .action(
       action(async (context, name: string, vmName: string) => {
         const catalog = await context.catalog();
-        if ((await catalog.offerings.find(name)) === undefined) {
-          throw new HoldfastError('OfferingNotFound', `offering: ${name} is not known; see: holdfast offering ls`);
+        const found = await offeringNamed(catalog, name);
+        const vm = await vmNamed(catalog, vmName, () => refreshInventory(context));
+        const why = whyNotProtected(found, vm, await catalog.repositories.list());
+        if (why !== undefined) {
+          throw new HoldfastError('OfferingNotKeepable', `VM ${vm.name} cannot be protected by ${name}: ${why}`);
         }
-        const vm = await vmNamed(catalog, vmName);
         await catalog.vms.setOffering(vm.uuid, name);
         context.output.result(
           { vm: { uuid: vm.uuid, name: vm.name }, offering: name },
@@ -123,23 +132,84 @@ export function addOfferingCommands(program: Command): void {
     );
   offering
     .command('remove')
-    .description('take the offering from a VM; its backups stay')
+    .alias('unassign')
+    .description('take the offering from a VM and finish its chain; its backups stay')
     .argument('<vm>', 'name or UUID', parseVm)
+    .addHelpText('after', '\nExample:\n  $ holdfast offering remove web-1')
+    .action(action(removeFromVm));
+  offering
+    .command('delete')
+    .description('delete an offering that no VM has')
+    .argument('<name>', 'its name', parseName)
+    .option('--force', 'take it from the VMs that have it first, and finish their chains')
+    .addHelpText('after', '\nExample:\n  $ holdfast offering delete bronze')
     .action(
-      action(async (context, vmName: string) => {
+      action(async (context, name: string, flags: { force?: boolean }) => {
         const catalog = await context.catalog();
-        const vm = await vmNamed(catalog, vmName);
-        await catalog.vms.setOffering(vm.uuid, null);
-        context.output.result(
-          { vm: { uuid: vm.uuid, name: vm.name }, offering: null },
-          () => `VM ${vm.name} has no offering any more`,
+        const { vms } = await withVms(catalog, await offeringNamed(catalog, name));
+        if (vms.length > 0 && flags.force !== true) {
+          throw new HoldfastError(
+            'OfferingInUse',
+            `offering ${name} protects ${vms.join(', ')}; take it from each with: holdfast offering remove VM, or give --force`,
+          );
+        }
+        const notes: string[] = [];
+        for (const vm of (await catalog.vms.list()).filter((one) => one.offering === name)) {
+          const left = await unprotectVm(
+            catalog,
+            () => context.client(),
+            vm,
+            (run) => followRun(run, context.output),
+          );
+          if (left.note !== null) notes.push(left.note);
+        }
+        await catalog.offerings.remove(name);
+        context.output.result({ offering: name, deleted: true, takenFrom: vms, notes }, () =>
+          [...notes, `offering ${name} is deleted`].join('\n'),
         );
       }),
     );
 }
 
-export function parseWhole(value: string): number {
-  const whole = Number(value);
-  if (!Number.isSafeInteger(whole)) throw new InvalidArgumentError('give a whole number');
-  return whole;
+async function removeFromVm(context: CommandContext, vmName: string): Promise<void> {
+  const catalog = await context.catalog();
+  const vm = await vmNamed(catalog, vmName);
+  if (vm.offering === null) {
+    throw new HoldfastError(
+      'NotProtected',
+      `VM ${vm.name} is not protected by an offering; an open chain is ended by: holdfast chain finish ${vm.name}`,
+    );
+  }
+  const { chains, note } = await unprotectVm(
+    catalog,
+    () => context.client(),
+    vm,
+    (run) => followRun(run, context.output),
+  );
+  context.output.result({ vm: { uuid: vm.uuid, name: vm.name }, offering: null, finishedChains: chains, note }, () =>
+    [
+      `VM ${vm.name} has no offering any more; its backups stay`,
+      ...chains.map((id) => `chain ${shortId(id)} is finished`),
+      ...(note === null ? [] : [note]),
+    ].join('\n'),
+  );
+}
+
+async function offeringNamed(catalog: Catalog, name: string): Promise<Offering> {
+  const found = await catalog.offerings.find(name);
+  if (found !== undefined) return found;
+  throw new HoldfastError('OfferingNotFound', `offering: ${name} is not known; see: holdfast offering ls`);
+}
+
+const withVms = async (catalog: Catalog, row: Offering): Promise<ShownOffering> => ({
+  ...row,
+  vms: (await catalog.vms.list()).filter((vm) => vm.offering === row.name).map((vm) => vm.name),
+});
+
+async function requireRepository(catalog: Catalog, { repository }: Offering): Promise<void> {
+  if (repository === null || (await catalog.repositories.find(repository)) !== undefined) return;
+  throw new HoldfastError(
+    'RepositoryNotFound',
+    `--repo: repository ${repository} is not known; see: holdfast repo ls, or add it: holdfast repo add DIRECTORY --name ${repository}`,
+  );
 }

@@ -114,7 +114,7 @@ describe('deleting backups and finishing chains', () => {
     await expectVmClean(host, 'del-1', { activeImages: { vda: guest.disks[0]!.path } });
     const again = await holdfast.cli('chain', 'finish', 'del-1', '--json');
     expect(again.exitCode).toBe(1);
-    expect(JSON.parse(again.stderr)).toMatchObject({ error: { type: 'NothingToFinish' } });
+    expect(JSON.parse(again.stderr)).toMatchObject({ error: { type: 'NotProtected' } });
     expect(await holdfast.take('del-1', '--quiesce', 'none')).toMatchObject({
       type: 'full',
       disks: [{ fullReason: 'requested' }],

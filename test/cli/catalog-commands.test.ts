@@ -26,7 +26,22 @@ describe('commands that need the catalog alone', () => {
     }
     expect(json('offering', 'assign', 'gold', 'web-1')).toMatchObject({ vm: { name: 'web-1' }, offering: 'gold' });
     expect(json('offering', 'ls')).toMatchObject([{ name: 'gold', vms: ['web-1'] }]);
-    expect(json('offering', 'remove', 'web-1')).toMatchObject({ offering: null });
+    expect(json('offering', 'update', 'gold', '--chain-size', '7', '--keep-daily', '3')).toMatchObject({
+      chainSize: 7,
+      retention: { daily: 3 },
+    });
+    expect(json('offering', 'show', 'gold')).toMatchObject({ repository: 'main', chainSize: 7, vms: ['web-1'] });
+    const inUse = runCli(['--json', '--data', data, 'offering', 'delete', 'gold']);
+    expect(JSON.parse(inUse.stderr)).toMatchObject({ error: { type: 'OfferingInUse' } });
+    // Temporal is away: the removal is recorded all the same, and says what is left to do.
+    expect(json('offering', 'remove', 'web-1')).toMatchObject({
+      offering: null,
+      note: expect.stringContaining('chain finish web-1') as string,
+    });
+    const again = runCli(['--json', '--data', data, 'offering', 'remove', 'web-1']);
+    expect(JSON.parse(again.stderr)).toMatchObject({ error: { type: 'NotProtected' } });
+    expect(json('offering', 'delete', 'gold')).toMatchObject({ deleted: true });
+    expect(json('offering', 'ls')).toEqual([]);
     expect(json('host', 'ls')).toMatchObject([{ name: 'kvm-1', worker: 'unknown', vms: 1 }]);
     expect(json('repo', 'ls')).toMatchObject([{ name: 'main', backups: 0 }]);
     expect(json('backup', 'ls')).toEqual([]);
