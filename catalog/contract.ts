@@ -10,6 +10,7 @@ import type {
   VmRecord,
   VmSighting,
 } from '../schemas/catalog.ts';
+import type { Delta } from '../schemas/delta.ts';
 import type { BackupState, Strategy, VmState } from '../schemas/states.ts';
 
 /**
@@ -23,6 +24,7 @@ export interface Catalog extends AsyncDisposable {
   offerings: OfferingQueries;
   backups: BackupQueries;
   checkpoints: CheckpointQueries;
+  deltas: DeltaQueries;
   admissions: AdmissionQueries;
   events: EventQueries;
 }
@@ -149,6 +151,16 @@ export interface CheckpointQueries {
   /** The chain in that repository is over: its `current` checkpoint becomes `retired`. */
   retire(vmUuid: string, repository: string): Promise<void>;
   remove(vmUuid: string, backupId: string): Promise<void>;
+}
+
+/** Overlays of strategy `snapshot` on primary storage. A record comes before its overlay, and goes after it. */
+export interface DeltaQueries {
+  /** In the order of their paths. */
+  list(vmUuid: string): Promise<Delta[]>;
+  /** One record per backup and disk target: again, it is replaced. */
+  put(vmUuid: string, deltas: Delta[]): Promise<void>;
+  /** Forgets them, by backup and target. Again: nothing. */
+  remove(vmUuid: string, deltas: Pick<Delta, 'backupId' | 'target'>[]): Promise<void>;
 }
 
 export type AdmissionAnswer =

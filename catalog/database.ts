@@ -25,6 +25,7 @@ export interface Tables {
   backups: BackupTable;
   backup_disks: BackupDiskTable;
   checkpoints: CheckpointTable;
+  deltas: DeltaTable;
   admissions: AdmissionTable;
   events: EventTable;
 }
@@ -161,6 +162,17 @@ export interface CheckpointTable {
   backup_id: string;
   state: 'pending' | 'current' | 'retired';
   xml: string | null;
+}
+
+/** An overlay on primary storage; see schemas/delta.ts. */
+export interface DeltaTable {
+  vm_uuid: string;
+  backup_id: string;
+  target: string;
+  path: string;
+  frozen_path: string;
+  frozen_format: string;
+  frozen_stamp: string | null;
 }
 
 export interface AdmissionTable {

@@ -8,12 +8,14 @@ import pg from 'pg';
 import { admissionQueries } from './admissions.ts';
 import { backupQueries } from './backups.ts';
 import { checkpointQueries } from './checkpoints.ts';
+import { deltaQueries } from './deltas.ts';
 import type { Catalog } from './contract.ts';
 import type { Database, Tables } from './database.ts';
 import { eventQueries } from './events.ts';
 import { hostQueries } from './hosts.ts';
 import { firstCatalog } from './migrations/0001-first-catalog.ts';
 import { lifeOfAChain } from './migrations/0002-life-of-a-chain.ts';
+import { overlaysOnPrimary } from './migrations/0003-overlays-on-primary.ts';
 import { offeringQueries } from './offerings.ts';
 import { repositoryQueries } from './repositories.ts';
 import { NodeSqliteDialect } from './sqlite-dialect.ts';
@@ -38,6 +40,7 @@ export async function openCatalog(url: string): Promise<Catalog> {
     offerings: offeringQueries(database),
     backups: backupQueries(database),
     checkpoints: checkpointQueries(database),
+    deltas: deltaQueries(database),
     admissions: admissionQueries(database),
     events: eventQueries(database),
     [Symbol.asyncDispose]: () => database.db.destroy(),
@@ -113,6 +116,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
   const migrations = {
     '0001-first-catalog': firstCatalog(engine),
     '0002-life-of-a-chain': lifeOfAChain(engine),
+    '0003-overlays-on-primary': overlaysOnPrimary(engine),
   };
   const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve(migrations) } });
   const { error } = await migrator.migrateToLatest();

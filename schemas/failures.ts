@@ -20,6 +20,9 @@ export const FAILURES = {
   CheckpointLost: { retryable: false }, // the workflow copies the disk in full
   BackupJobLost: { retryable: false }, // QEMU or the guest ended: the frozen instant is gone
   QuiesceFailed: { retryable: false },
+  SnapshotUnsupported: { retryable: false },
+  MergeFailed: { retryable: true }, // the overlay stays, and the VM goes on with it
+  DeltaAnomaly: { retryable: false }, // a disk's images are not as any step of ours leaves them
   NothingToBackUp: { retryable: false },
   BackupNotFound: { retryable: false },
   BackupNotRestorable: { retryable: false },

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { repositoryRecord } from './catalog.ts';
+import { delta, imageLayer } from './delta.ts';
 import { backupType, consistency, fullReason, quiesceMode, strategy } from './states.ts';
 
 /** What a run was asked to do, with every default filled in from offering and installation. */
@@ -37,6 +38,8 @@ export const diskFacts = z.object({
   readOnly: z.boolean(),
   /** Bitmaps of the active image, by the name of their checkpoint. */
   bitmaps: z.array(z.object({ name: z.string(), inconsistent: z.boolean(), recording: z.boolean() })),
+  /** The images it is made of, the one that is written to first; only where strategy `snapshot` needs them. */
+  layers: z.array(imageLayer).optional(),
 });
 export type DiskFacts = z.infer<typeof diskFacts>;
 
@@ -49,6 +52,8 @@ export const vmFacts = z.object({
   checkpoints: z.array(z.string()),
   /** Files of the parent that are not as the catalog has them. */
   parentProblems: z.array(z.object({ file: z.string(), problem: z.enum(['missing', 'damaged']) })),
+  /** libvirt snapshots that hold memory; only where strategy `snapshot` needs them. */
+  memorySnapshots: z.array(z.string()).optional(),
 });
 export type VmFacts = z.infer<typeof vmFacts>;
 
@@ -65,6 +70,16 @@ export const plannedDisk = z.object({
   parentFile: z.string().nullable(),
   /** The image can hold a bitmap, so the new checkpoint covers it. */
   holdsBitmap: z.boolean(),
+  /** Strategy `snapshot`: the overlay that freezes the images below it. */
+  overlay: z
+    .object({
+      path: z.string(),
+      /** The images it freezes, the one that was written to first. */
+      frozen: z.array(imageLayer).min(1),
+      /** How many of them, from the top, hold what changed since the parent; null for a full. */
+      depth: z.int().positive().nullable(),
+    })
+    .optional(),
 });
 export type PlannedDisk = z.infer<typeof plannedDisk>;
 
@@ -85,6 +100,8 @@ export const backupPlan = z.object({
   checkpoint: z.boolean(),
   /** Backups whose checkpoints on this VM are left over and go before the new one is made. */
   staleCheckpoints: z.array(z.string()),
+  /** Overlays that have to be merged away before the backup can be planned. */
+  mergeFirst: z.array(delta).optional(),
   requestedBy: z.string().nullable(),
 });
 export type BackupPlan = z.infer<typeof backupPlan>;
@@ -97,6 +114,8 @@ export const diskExport = z.object({
   mapContext: z.string(),
   /** Key of the file to be written. */
   file: z.string(),
+  /** For `qemu:allocation-depth`: how many layers, from the top, hold what changed. */
+  allocationDepth: z.int().positive().optional(),
 });
 export type DiskExport = z.infer<typeof diskExport>;
 
@@ -110,6 +129,8 @@ export const begunBackup = z.object({
   /** The agent hung in its freeze and has not confirmed a thaw yet. */
   thawPending: z.boolean(),
   exports: z.array(diskExport),
+  /** Overlays that were put on, with what they froze. */
+  deltas: z.array(delta).optional(),
 });
 export type BegunBackup = z.infer<typeof begunBackup>;
 

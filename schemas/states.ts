@@ -59,5 +59,8 @@ export const fullReason = z.enum([
   'parent-missing',
   'parent-damaged',
   'format-without-bitmaps',
+  'strategy-changed',
+  'snapshot-reverted',
+  'image-changed',
 ]);
 export type FullReason = z.infer<typeof fullReason>;

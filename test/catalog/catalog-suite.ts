@@ -500,6 +500,30 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
     });
   });
 
+  describe('deltas', () => {
+    it('keeps one per backup and disk, and forgets what is told', async () => {
+      await using catalog = await openNew();
+      const vmUuid = randomUUID();
+      const backupId = '11111111-1111-4111-8111-111111111111';
+      const vda = {
+        backupId,
+        target: 'vda',
+        path: `/images/a.raw.holdfast-${backupId}.qcow2`,
+        frozenPath: '/images/a.raw',
+        frozenFormat: 'raw',
+        frozenStamp: null,
+      };
+      const vdb = { ...vda, target: 'vdb', path: `/images/b.raw.holdfast-${backupId}.qcow2`, frozenPath: '/images/b' };
+      await catalog.deltas.put(vmUuid, [vdb, vda]);
+      await catalog.deltas.put(vmUuid, [{ ...vda, frozenStamp: '1:2:3' }]);
+      await catalog.deltas.put(randomUUID(), [vda]);
+      expect(await catalog.deltas.list(vmUuid)).toEqual([{ ...vda, frozenStamp: '1:2:3' }, vdb]);
+      await catalog.deltas.remove(vmUuid, [vda]);
+      await catalog.deltas.remove(vmUuid, [vda]);
+      expect(await catalog.deltas.list(vmUuid)).toEqual([vdb]);
+    });
+  });
+
   describe('checkpoints', () => {
     const vmUuid = randomUUID();
     const [first, second] = ['11111111-1111-4111-8111-111111111111', '22222222-2222-4222-8222-222222222222'];
