@@ -12,6 +12,7 @@ import type {
 } from '../schemas/catalog.ts';
 import type { Delta } from '../schemas/delta.ts';
 import type { BackupState, Strategy, VmState } from '../schemas/states.ts';
+import type { ProvenBoot, ValidationResult } from '../schemas/validation.ts';
 
 /**
  * The catalog: what the installation knows of hosts, VMs, repositories, backups and running operations. Several
@@ -27,6 +28,7 @@ export interface Catalog extends AsyncDisposable {
   deltas: DeltaQueries;
   admissions: AdmissionQueries;
   events: EventQueries;
+  validations: ValidationQueries;
 }
 
 export interface HostQueries {
@@ -205,4 +207,27 @@ export interface EventQueries {
   ): Promise<void>;
   /** Newest first, at most 100 unless told. */
   list(filter?: { vmUuid?: string; limit?: number }): Promise<CatalogEvent[]>;
+}
+
+/** The run that validates a backup. */
+export interface ValidatingRun {
+  workflowId: string;
+  runId: string;
+}
+
+export interface ValidationQueries {
+  /** Marks the backup as `Validating` by this run; again: no change. Gives the run that validates it already, or null. */
+  begin(id: string, run: ValidatingRun): Promise<ValidatingRun | null>;
+  /** Gives a backup that this run was validating the state it had before; others are left alone. */
+  restore(id: string, run: ValidatingRun): Promise<void>;
+  /** Notes what a validation found. Again: no change. */
+  complete(id: string, result: ValidationResult): Promise<void>;
+  /** Backups that are marked as being validated. */
+  running(): Promise<(ValidatingRun & { backupId: string; vmName: string })[]>;
+  /** What the last validation found; null when there was none. */
+  resultOf(id: string): Promise<ValidationResult | null>;
+  /** When the VM last proved to boot, from any of its backups; null if never. */
+  lastBoot(vmUuid: string): Promise<ProvenBoot | null>;
+  /** Says why backups cannot be relied on; null takes it back. */
+  setDamage(ids: string[], damage: string | null): Promise<void>;
 }

@@ -121,6 +121,13 @@ export interface BackupTable {
   /** JSON of what the last validation found. */
   validation_result: string | null;
   validated_at: string | null;
+  /** While it is validated: the state it had, and the run that validates it. */
+  validation_before: ValidationState | null;
+  validation_workflow_id: string | null;
+  validation_run_id: string | null;
+  /** When it last proved to boot, and after how long its agent answered. */
+  booted_at: string | null;
+  boot_ms: number | null;
   /** Why it, or one it is built on, cannot be relied on any more. */
   damage: string | null;
   compression: CompressionState;

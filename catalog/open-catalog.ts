@@ -16,10 +16,12 @@ import { hostQueries } from './hosts.ts';
 import { firstCatalog } from './migrations/0001-first-catalog.ts';
 import { lifeOfAChain } from './migrations/0002-life-of-a-chain.ts';
 import { overlaysOnPrimary } from './migrations/0003-overlays-on-primary.ts';
+import { validations } from './migrations/0007-validations.ts';
 import { offeringQueries } from './offerings.ts';
 import { repositoryQueries } from './repositories.ts';
 import { NodeSqliteDialect } from './sqlite-dialect.ts';
 import { isWorthRepeating } from './transaction.ts';
+import { validationQueries } from './validations.ts';
 import { vmQueries } from './vms.ts';
 
 const BUSY_TIMEOUT_MS = 5_000;
@@ -43,6 +45,7 @@ export async function openCatalog(url: string): Promise<Catalog> {
     deltas: deltaQueries(database),
     admissions: admissionQueries(database),
     events: eventQueries(database),
+    validations: validationQueries(database),
     [Symbol.asyncDispose]: () => database.db.destroy(),
   };
 }
@@ -117,6 +120,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
     '0001-first-catalog': firstCatalog(engine),
     '0002-life-of-a-chain': lifeOfAChain(engine),
     '0003-overlays-on-primary': overlaysOnPrimary(engine),
+    '0007-validations': validations(engine),
   };
   const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve(migrations) } });
   const { error } = await migrator.migrateToLatest();

@@ -5,6 +5,7 @@ import type {
   FinishChainRequest,
   RestoreVmRequest,
   TakeBackupRequest,
+  ValidateBackupRequest,
 } from '../schemas/requests.ts';
 import { runId } from './run-id.ts';
 
@@ -25,6 +26,13 @@ export const startDeleteBackup = async (
   request: DeleteBackupRequest,
   vmName: string,
 ): Promise<WorkflowHandle> => await start(client, 'deleteBackup', vmName, request);
+
+/** @param vmName the VM of the backup; it names the job */
+export const startValidateBackup = async (
+  client: Client,
+  request: ValidateBackupRequest,
+  vmName: string,
+): Promise<WorkflowHandle> => await start(client, 'validateBackup', vmName, request);
 
 export const startFinishChain = async (client: Client, request: FinishChainRequest): Promise<WorkflowHandle> =>
   await start(client, 'finishChain', request.vm, request);

@@ -59,6 +59,18 @@ export async function replaceManifest(store: BlobStore, content: Manifest): Prom
   await store.putBlob(manifestKey(content.vm.uuid, content.id), bytes, { replace: true });
 }
 
+/**
+ * Reads a published manifest, changes it and swaps it whole. For a caller that is admitted to the chain: two who change the
+ * same manifest at once would lose one change.
+ */
+export async function changeManifest(
+  store: BlobStore,
+  { vmUuid, backupId }: { vmUuid: string; backupId: string },
+  change: (before: Manifest) => Manifest,
+): Promise<void> {
+  await replaceManifest(store, change(await readManifest(store, vmUuid, backupId)));
+}
+
 /** Withdraws a backup before its files go. Success when it is not there. */
 export const deleteManifest = (store: BlobStore, vmUuid: string, backupId: string): Promise<void> =>
   store.deleteBlob(manifestKey(vmUuid, backupId));

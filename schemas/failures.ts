@@ -27,6 +27,7 @@ export const FAILURES = {
   BackupNotFound: { retryable: false },
   BackupNotRestorable: { retryable: false },
   BackupNotDeletable: { retryable: false },
+  ValidationRunning: { retryable: false },
   NothingToFinish: { retryable: false },
   NotProtected: { retryable: false },
   RepositoryNotFound: { retryable: false },

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { blobKey, diskTarget, uuid } from './names.ts';
+import { validationResult } from './validation.ts';
 import { backupType, consistency, fullReason, validationState } from './states.ts';
 
 /** Version of the manifest's shape; docs/repository-format.md lists the changes. */
@@ -64,6 +65,8 @@ export const manifest = z.object({
   disks: z.array(manifestDisk),
   compression: z.enum(['zstd', 'none']),
   validation: validationState,
+  /** What the last validation found; since 0.2.0. */
+  validationResult: validationResult.optional(),
   requestedBy: z.string().nullable(),
   attempts: z.record(z.string(), z.int()),
   durationMs: z.int().nonnegative(),

@@ -1,6 +1,7 @@
 import { z } from 'zod';
+import { validationCommand } from './catalog.ts';
 import { diskTarget, plainName, uuid, vmName } from './names.ts';
-import { quiesceMode, strategy } from './states.ts';
+import { quiesceMode, strategy, validationStep } from './states.ts';
 
 const vm = vmName.describe('name or UUID of the VM');
 
@@ -52,6 +53,18 @@ export const finishChainRequest = z.strictObject({
   unprotected: z.boolean().optional(),
 });
 export type FinishChainRequest = z.infer<typeof finishChainRequest>;
+
+export const validateBackupRequest = z.strictObject({
+  backupId: uuid,
+  /** Default: those of the VM's offering, else `hash`, `boot` and `screenshot`. */
+  steps: z.array(validationStep).min(1).optional(),
+  /** What `command` runs in the guest; without one that step is skipped. */
+  command: validationCommand.optional(),
+  /** Default: where the backup was taken, else any host that has the repository. */
+  host: plainName.optional(),
+  requestedBy: z.string().max(200).optional(),
+});
+export type ValidateBackupRequest = z.input<typeof validateBackupRequest>;
 
 export const inventoryHostRequest = z.strictObject({ host: plainName });
 export type InventoryHostRequest = z.infer<typeof inventoryHostRequest>;

@@ -58,6 +58,7 @@ export const fullReason = z.enum([
   'bitmap-inconsistent',
   'parent-missing',
   'parent-damaged',
+  'parent-not-valid',
   'format-without-bitmaps',
   'strategy-changed',
   'snapshot-reverted',

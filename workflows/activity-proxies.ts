@@ -77,3 +77,17 @@ export const hostJobs = (host: string, limits: { timeLimitSeconds: number; heart
     cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     retry: patient,
   });
+
+/** An attempt of one step of a validation; all attempts together, with their waiting for a slot, get twice as long. */
+const VALIDATION_SECONDS = 28_800;
+
+/** Steps of validations: tried a few times, so that a daemon may be restarted, and then told as what could not be tried. */
+export const hostValidations = (host: string, heartbeatSeconds: number) =>
+  proxyActivities<HostJobActivities>({
+    taskQueue: hostJobsQueue(host),
+    startToCloseTimeout: VALIDATION_SECONDS * 1000,
+    scheduleToCloseTimeout: 2 * VALIDATION_SECONDS * 1000,
+    heartbeatTimeout: heartbeatSeconds * 1000,
+    cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    retry: { initialInterval: '2 seconds', backoffCoefficient: 2, maximumInterval: '1 minute', maximumAttempts: 8 },
+  });

@@ -5,3 +5,4 @@ export { inventoryHost } from './inventory-host.ts';
 export { reclaimOrphans } from './reclaim-orphans.ts';
 export { restoreVm } from './restore-vm.ts';
 export { takeBackup } from './take-backup.ts';
+export { validateBackup } from './validate-backup.ts';

@@ -8,6 +8,7 @@ import { createFinishChain } from './finish-chain.ts';
 import { createPlanBackup } from './plan-backup.ts';
 import { createResolveTarget } from './resolve-target.ts';
 import { createRestore } from './restore.ts';
+import { createValidation } from './validation.ts';
 
 /** Steps that need the catalog, on the queue `control`. */
 export const createControlActivities = (dependencies: ControlDependencies) => ({
@@ -20,5 +21,6 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createFindOrphans(dependencies),
   ...createDeleteBackup(dependencies),
   ...createFinishChain(dependencies),
+  ...createValidation(dependencies),
 });
 export type ControlActivities = ReturnType<typeof createControlActivities>;

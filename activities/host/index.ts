@@ -3,7 +3,9 @@ import { createCopyDisk } from './copy-disk.ts';
 import { createDeleteFiles } from './delete-files.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { createEndBackup } from './end-backup.ts';
+import { createHashBackup } from './hash-backup.ts';
 import { createInspection } from './inspect-vm.ts';
+import { createKeepValidation } from './keep-validation.ts';
 import { createPrepareRestore } from './prepare-restore.ts';
 import { createPublishBackup } from './publish-backup.ts';
 import { createReclaimLeftovers } from './reclaim-leftovers.ts';
@@ -21,6 +23,7 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createSwapDisks(dependencies),
   ...createReclaimLeftovers(dependencies),
   ...createDeleteFiles(dependencies),
+  ...createKeepValidation(dependencies),
 });
 export type HostActivities = ReturnType<typeof createHostActivities>;
 
@@ -32,5 +35,7 @@ export const createHostDataActivities = (dependencies: HostDependencies) => ({
 export type HostDataActivities = ReturnType<typeof createHostDataActivities>;
 
 /** Work on stored backups, on the queue `host:<h>:jobs`. */
-export const createHostJobActivities = (_dependencies: HostDependencies) => ({});
+export const createHostJobActivities = (dependencies: HostDependencies) => ({
+  ...createHashBackup(dependencies),
+});
 export type HostJobActivities = ReturnType<typeof createHostJobActivities>;

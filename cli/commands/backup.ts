@@ -10,6 +10,7 @@ import { durationText, shortId, sizeText, table } from '../output.ts';
 import { addDeleteCommand } from './delete.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
 import { parseWhole } from './offering.ts';
+import { addValidateCommand, validationText } from './validate.ts';
 
 interface TakeFlags {
   full?: boolean;
@@ -108,17 +109,29 @@ export function addBackupCommands(program: Command): void {
       }),
     );
   addDeleteCommand(backup);
+  addValidateCommand(backup);
   backup
     .command('show')
     .description('show one backup')
     .argument('<id>', 'id of the backup, or a beginning of it that is unique', parseIdPrefix)
     .action(
       action(async (context, id: string) => {
-        const { backup: found, failure } = await findBackup(await context.catalog(), id);
-        const shown = failure === null ? found : { ...found, failure };
-        context.output.result(
-          shown,
-          () => `${summary(found)}${failure === null ? '' : `\n${failure.type}: ${failure.message}`}`,
+        const catalog = await context.catalog();
+        const { backup: found, failure, damage } = await findBackup(catalog, id);
+        const validationResult = await catalog.validations.resultOf(found.id);
+        const shown = {
+          ...found,
+          ...(failure === null ? {} : { failure }),
+          ...(damage === null ? {} : { damage }),
+          ...(validationResult === null ? {} : { validationResult }),
+        };
+        context.output.result(shown, () =>
+          [
+            summary(found),
+            ...(failure === null ? [] : [`${failure.type}: ${failure.message}`]),
+            ...(damage === null ? [] : [`damaged: ${damage}`]),
+            validationText(found.validation, validationResult),
+          ].join('\n'),
         );
       }),
     );
