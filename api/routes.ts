@@ -3,11 +3,11 @@ import { z } from 'zod';
 import type { Catalog } from '../catalog/contract.ts';
 import { findBackup } from '../operations/find-backup.ts';
 import { cancelJob, describeJob, listJobs } from '../operations/jobs.ts';
-import { startRestoreVm, startTakeBackup } from '../operations/start.ts';
+import { startRestoreDisk, startRestoreVm, startTakeBackup } from '../operations/start.ts';
 import { backup } from '../schemas/backup.ts';
 import { vmRecord } from '../schemas/catalog.ts';
 import { vmName } from '../schemas/names.ts';
-import { restoreVmRequest, takeBackupRequest } from '../schemas/requests.ts';
+import { restoreDiskRequest, restoreVmRequest, takeBackupRequest } from '../schemas/requests.ts';
 
 /** What a route works with. */
 export interface Services {
@@ -107,6 +107,20 @@ export const routes: readonly Route[] = [
       const request = restoreVmRequest.parse(body);
       const { vm } = (await findBackup(catalog, request.backupId)).backup;
       const { workflowId } = await startRestoreVm(await client(), { requestedBy: 'api', ...request }, vm.name);
+      return { jobId: workflowId };
+    },
+  },
+  {
+    method: 'POST',
+    path: '/v1/disk-restores',
+    summary: 'Start to give a VM one disk of a backup as a further disk',
+    status: 202,
+    body: restoreDiskRequest,
+    answer: started,
+    handle: async ({ catalog, client }, { body }) => {
+      const request = restoreDiskRequest.parse(body);
+      await findBackup(catalog, request.backupId);
+      const { workflowId } = await startRestoreDisk(await client(), { requestedBy: 'api', ...request });
       return { jobId: workflowId };
     },
   },

@@ -46,6 +46,16 @@ export const admissionQueries = (database: Database): AdmissionQueries => ({
     });
   },
 
+  async restoring() {
+    const rows = await database.db
+      .selectFrom('admissions')
+      .select('restores_backup_id')
+      .where('state', '=', 'granted')
+      .where('restores_backup_id', 'is not', null)
+      .execute();
+    return new Set(rows.flatMap(({ restores_backup_id }) => restores_backup_id ?? []));
+  },
+
   async list() {
     const { db } = database;
     const rows = await db.selectFrom('admissions').selectAll().orderBy('place').execute();
@@ -77,6 +87,7 @@ async function enqueue(trx: Transaction<Tables>, request: AdmissionRequest): Pro
     repository: request.repository,
     tenant: request.tenant,
     priority: request.priority,
+    restores_backup_id: request.restoresBackupId ?? null,
   };
   const there = await trx
     .selectFrom('admissions')
@@ -209,6 +220,7 @@ const toRequest = (row: AdmissionTable): AdmissionRequest => ({
   repository: row.repository,
   tenant: row.tenant,
   priority: row.priority,
+  ...(row.restores_backup_id === null ? {} : { restoresBackupId: row.restores_backup_id }),
 });
 
 const toWaiting = (row: AdmissionTable): WaitingOperation => ({

@@ -186,6 +186,8 @@ export interface AdmissionQueries {
   request(request: AdmissionRequest): Promise<AdmissionAnswer>;
   /** Gives everything back and grants to whom it helps. Again: nothing. */
   release(operationId: string): Promise<Granted[]>;
+  /** Backups that are being restored now: each as long as one restore of it is admitted. */
+  restoring(): Promise<Set<string>>;
   list(): Promise<
     (AdmissionRequest & { state: 'waiting' | 'granted'; requestedAt: string; waitingFor: string | null })[]
   >;

@@ -200,6 +200,8 @@ export interface AdmissionTable {
   /** JSON list of the things it has had to wait for; see grant.ts. */
   waited_for: string;
   requested_at: string;
+  /** The backup that is being restored while this is granted. */
+  restores_backup_id: string | null;
 }
 
 export interface EventTable {

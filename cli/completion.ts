@@ -28,7 +28,12 @@ const ARGUMENTS: Record<string, Subject> = {
   'host rm': 'hosts',
 };
 /** What an option's value means, wherever it stands. */
-const OPTIONS: Record<string, Subject> = { host: 'hosts', repo: 'repositories', offering: 'offerings' };
+const OPTIONS: Record<string, Subject> = {
+  host: 'hosts',
+  repo: 'repositories',
+  offering: 'offerings',
+  'to-vm': 'vms',
+};
 /** There `--repo` is a folder. */
 const TAKES_FOLDER = new Set(['dev']);
 

@@ -1,4 +1,13 @@
-import { attribute, child, children, DomainXmlError, type Element, parseXml, serializeXml } from './xml.ts';
+import {
+  attribute,
+  child,
+  children,
+  DomainXmlError,
+  type Element,
+  parseXml,
+  removeElement,
+  serializeXml,
+} from './xml.ts';
 
 /** Where a disk's content lies from now on. */
 export interface DiskSource {
@@ -23,6 +32,8 @@ export interface DomainXmlChanges {
   removeBackingStores?: boolean;
   /** Null: libvirt chooses the path, and makes the file from its template. */
   nvramPath?: string | null;
+  /** Where the domain has a generation id, libvirt makes a new one: the guest learns that it goes on from another state. */
+  newGenerationId?: boolean;
   /** Unplugs every network cable. */
   linksDown?: boolean;
 }
@@ -36,13 +47,16 @@ export function rewriteDomainXml(xml: string, changes: DomainXmlChanges): string
 
   if (changes.name !== undefined) setText(existing(root, 'name'), changes.name);
   if (changes.uuid !== undefined) setUuid(root, changes.uuid);
-  for (const target of changes.removeDisks ?? []) remove(diskOf(disks, target));
+  for (const target of changes.removeDisks ?? []) removeElement(diskOf(disks, target));
   for (const [target, source] of Object.entries(changes.disks ?? {})) setSource(diskOf(disks, target), source);
   if (changes.removeBackingStores === true) {
     for (const disk of disks) removeBackingStore(disk);
   }
   if (changes.nvramPath !== undefined) setNvram(child(root, 'os'), changes.nvramPath);
   if (changes.macs !== undefined) setMacs(interfaces, changes.macs);
+  if (changes.newGenerationId === true) {
+    for (const id of children(root, 'genid')) setText(id, '');
+  }
   if (changes.linksDown === true) {
     for (const element of interfaces) ensure(element, 'link').setAttribute('state', 'down');
   }
@@ -64,14 +78,14 @@ function setSource(disk: Element, { path, format, type = 'file' }: DiskSource): 
   const source = ensure(disk, 'source', 'target');
   // What belonged to the former place (host, protocol, pool, index, reservations, ...) must not be said of the new one.
   for (const { name } of [...source.attributes]) if (name !== 'startupPolicy') source.removeAttribute(name);
-  for (const part of children(source)) if (part.tagName !== 'seclabel') remove(part);
+  for (const part of children(source)) if (part.tagName !== 'seclabel') removeElement(part);
   source.setAttribute(type === 'file' ? 'file' : 'dev', path);
   removeBackingStore(disk);
   if (format !== undefined) ensure(disk, 'driver', 'source').setAttribute('type', format);
 }
 
 function removeBackingStore(disk: Element): void {
-  for (const stale of [...children(disk, 'backingStore'), ...children(disk, 'mirror')]) remove(stale);
+  for (const stale of [...children(disk, 'backingStore'), ...children(disk, 'mirror')]) removeElement(stale);
 }
 
 function setNvram(os: Element | undefined, path: string | null): void {
@@ -87,7 +101,7 @@ function setMacs(interfaces: readonly Element[], macs: 'drop' | readonly string[
   }
   interfaces.forEach((element, index) => {
     const mac = macs === 'drop' ? undefined : macs[index];
-    if (mac === undefined) for (const former of children(element, 'mac')) remove(former);
+    if (mac === undefined) for (const former of children(element, 'mac')) removeElement(former);
     else ensure(element, 'mac').setAttribute('address', mac);
   });
 }
@@ -116,8 +130,4 @@ function ensure(parent: Element, name: string, before?: string): Element {
 
 function setText(element: Element, value: string): void {
   element.textContent = value;
-}
-
-function remove(element: Element): void {
-  element.parentNode?.removeChild(element);
 }

@@ -99,3 +99,7 @@ export const text = (element: Element | undefined): string | null => element?.te
 /** Text as it may stand in XML, between tags or in an attribute. */
 export const escapeXml = (value: string): string =>
   value.replaceAll(/[&<>"'\n\r\t]/g, (character) => `&#${character.codePointAt(0)};`);
+
+export function removeElement(element: Element): void {
+  element.parentNode?.removeChild(element);
+}

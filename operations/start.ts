@@ -3,6 +3,7 @@ import { CONTROL_QUEUE } from '../schemas/queues.ts';
 import type {
   DeleteBackupRequest,
   FinishChainRequest,
+  RestoreDiskRequest,
   RestoreVmRequest,
   TakeBackupRequest,
   ValidateBackupRequest,
@@ -19,6 +20,10 @@ export const startRestoreVm = async (
   request: RestoreVmRequest,
   vmName: string,
 ): Promise<WorkflowHandle> => await start(client, 'restoreVm', request.as ?? vmName, request);
+
+/** One disk of a backup as a further disk of a VM. */
+export const startRestoreDisk = async (client: Client, request: RestoreDiskRequest): Promise<WorkflowHandle> =>
+  await start(client, 'restoreDisk', request.toVm, request);
 
 /** @param vmName the VM of the backup; it names the job */
 export const startDeleteBackup = async (

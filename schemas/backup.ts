@@ -46,5 +46,7 @@ export type Backup = z.infer<typeof backup>;
 export const restoredVm = z.object({
   vm: z.object({ uuid: z.string(), name: z.string() }),
   disks: z.array(z.object({ target: z.string(), path: z.string(), verified: z.boolean() })),
+  /** What a person should know before the VM runs. */
+  warnings: z.array(z.string()).optional(),
 });
 export type RestoredVm = z.infer<typeof restoredVm>;

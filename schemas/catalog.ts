@@ -181,5 +181,7 @@ export const admissionRequest = z.object({
   tenant: z.string(),
   /** 0 = restores, then 1 to 5. */
   priority: z.int().min(0).max(5),
+  /** The backup that is being restored while this is granted. */
+  restoresBackupId: uuid.nullable().optional(),
 });
 export type AdmissionRequest = z.infer<typeof admissionRequest>;

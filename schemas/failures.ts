@@ -9,6 +9,8 @@ export const FAILURES = {
   VmStateChanged: { retryable: false }, // started or stopped since the plan; the workflow plans again
   VmNotStopped: { retryable: false },
   VmNameTaken: { retryable: false },
+  VmUuidTaken: { retryable: false },
+  VmOnOtherHost: { retryable: false },
   VmDefinitionInvalid: { retryable: false },
   HostNotFound: { retryable: false },
   HostUnreachable: { retryable: true }, // libvirtd does not answer; it may be restarting
@@ -36,9 +38,11 @@ export const FAILURES = {
   RepositoryFull: { retryable: false },
   RepositoryReadOnly: { retryable: false },
   RepositoryForeign: { retryable: false },
+  RepositoryNotOnHost: { retryable: false }, // another host than the backup's does not see it
   IntegrityMismatch: { retryable: false },
   BackupFileMissing: { retryable: false },
   DiskMismatch: { retryable: false },
+  DiskNotAttachable: { retryable: false }, // libvirt refuses the disk, or the VM has no place for it
   DestinationExists: { retryable: false },
   DestinationFull: { retryable: false },
   TimeLimitReached: { retryable: false },

@@ -50,3 +50,11 @@ export function backupOfCheckpoint(checkpoint: string): string | undefined {
   const match = /^holdfast-([0-9a-f-]{36})$/.exec(checkpoint);
   return match?.[1];
 }
+
+/** A path on a host as it is, without "." and ".." and links of its own making. */
+export const filePath = z
+  .string()
+  .max(4096)
+  .regex(/^(\/(?!\.{1,2}(\/|$))[^/\u0000-\u001f\u007f]+)+$/, {
+    message: 'must be an absolute path without "." and ".."',
+  });

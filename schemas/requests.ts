@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { validationCommand } from './catalog.ts';
-import { diskTarget, plainName, uuid, vmName } from './names.ts';
 import { quiesceMode, strategy, validationStep } from './states.ts';
+import { diskTarget, filePath, plainName, uuid, vmName } from './names.ts';
 
 const vm = vmName.describe('name or UUID of the VM');
 
@@ -31,12 +31,41 @@ export const restoreVmRequest = z.strictObject({
   backupId: uuid,
   /** Restore as a new VM of this name: new UUID, new MACs, disks beside the former ones. */
   as: vmName.optional(),
+  /** With `as`: the new VM has the UUID of the one that was backed up, which must be on no host any more. */
+  keepUuid: z.boolean().optional(),
+  /** With `as`: the new VM has the MAC addresses of the one that was backed up. */
+  keepMacs: z.boolean().optional(),
+  /** With `as`: the new VM's network cables are unplugged. */
+  linksDown: z.boolean().optional(),
+  /** Only these disks of the VM itself, by their targets in the backup; what else the VM has stays. */
+  disks: z.array(diskTarget).min(1).optional(),
   host: plainName.optional(),
+  /** The host the VM was on is lost for good: its word is not waited for. */
+  formerHostLost: z.boolean().optional(),
   start: z.boolean().optional(),
+  /** Only tell what would be done. */
+  dryRun: z.boolean().optional(),
   timeLimitSeconds: z.int().positive().optional(),
   requestedBy: z.string().max(200).optional(),
 });
 export type RestoreVmRequest = z.infer<typeof restoreVmRequest>;
+
+/** One disk of a backup as a further disk of a VM, which may run: `{"backupId": "…", "disk": "vda", "toVm": "web-2"}`. */
+export const restoreDiskRequest = z.strictObject({
+  backupId: uuid,
+  /** Target the disk has in the backup. */
+  disk: diskTarget,
+  toVm: vm,
+  /** Target the disk gets on that VM; default the first free one. */
+  target: diskTarget.optional(),
+  /** The file it becomes; default a new one beside the VM's disks, named by backup and disk. */
+  path: filePath.optional(),
+  /** Only tell what would be done. */
+  dryRun: z.boolean().optional(),
+  timeLimitSeconds: z.int().positive().optional(),
+  requestedBy: z.string().max(200).optional(),
+});
+export type RestoreDiskRequest = z.infer<typeof restoreDiskRequest>;
 
 export const deleteBackupRequest = z.strictObject({
   backupId: uuid,

@@ -3,6 +3,7 @@ export { deleteBackup } from './delete-backup.ts';
 export { finishChain } from './finish-chain.ts';
 export { inventoryHost } from './inventory-host.ts';
 export { reclaimOrphans } from './reclaim-orphans.ts';
+export { restoreDisk } from './restore-disk.ts';
 export { restoreVm } from './restore-vm.ts';
 export { takeBackup } from './take-backup.ts';
 export { validateBackup } from './validate-backup.ts';

@@ -21,6 +21,7 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> 
   const view = new OperationView('restoreVm', asked.as ?? asked.backupId);
   const compensations = new Compensations();
   let plan: RestorePlan | undefined;
+  let begun = false;
   try {
     view.step('looking for the backup');
     const backup = await control.findBackup(asked.backupId);
@@ -40,6 +41,7 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> 
 
     view.step('asking for admission');
     await admitted(found.admission, view);
+    begun = true;
     await control.beginRestore(plan);
     return await withTimeLimit(plan.timeLimitSeconds, `restore of backup ${plan.backupId}`, async () => {
       return await restoreDisks(found.plan, found.heartbeatSeconds, view, compensations);
@@ -48,7 +50,9 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> 
     view.step(isCancellation(error) ? 'cancelled, undoing' : 'failed, undoing');
     const left = (await compensations.run()).map((failed) => ({ step: failed.step, cause: causeOf(failed.error) }));
     await CancellationScope.nonCancellable(async () => {
-      if (plan !== undefined) await control.recordRestoreFailure(plan, failureTypeOf(error), causeOf(error), left);
+      if (plan !== undefined) {
+        await control.recordRestoreFailure(plan, failureTypeOf(error), causeOf(error), left, begun);
+      }
       await control.releaseAdmission(restoreId);
     });
     view.ended(isCancellation(error) ? 'cancelled' : 'failed', causeOf(error));

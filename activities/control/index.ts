@@ -7,6 +7,7 @@ import { createFindVm } from './find-vm.ts';
 import { createFinishChain } from './finish-chain.ts';
 import { createPlanBackup } from './plan-backup.ts';
 import { createResolveTarget } from './resolve-target.ts';
+import { createDiskRestore } from './restore-disk.ts';
 import { createRestore } from './restore.ts';
 import { createValidation } from './validation.ts';
 
@@ -18,6 +19,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createPlanBackup(dependencies),
   ...createCommitBackup(dependencies),
   ...createRestore(dependencies),
+  ...createDiskRestore(dependencies),
   ...createFindOrphans(dependencies),
   ...createDeleteBackup(dependencies),
   ...createFinishChain(dependencies),

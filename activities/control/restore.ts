@@ -1,27 +1,29 @@
-import type { BackupRecord } from '../../catalog/contract.ts';
 import type { RestoredVm } from '../../schemas/backup.ts';
 import type { AdmissionRequest, VmRecord } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { RestoreVmRequest } from '../../schemas/requests.ts';
 import type { RestorePlan } from '../../schemas/restore-plan.ts';
 import type { ControlDependencies } from './dependencies.ts';
+import { repositoryOf, restorable, restoreAdmission } from './restorable.ts';
 
-const RESTORE_TIME_LIMIT_SECONDS = 43_200;
+export const RESTORE_TIME_LIMIT_SECONDS = 43_200;
+
+/** What `RestoreError` tells of a restore that could not be undone. */
+export const leftBy = (restoreId: string, left: { step: string; cause: string }[]): string =>
+  `restore ${restoreId} could not be undone (${left.map(({ step, cause }) => `${step}: ${cause}`).join('; ')})`;
 
 export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies) => {
-  async function restorable(backupId: string): Promise<BackupRecord> {
-    const found = await catalog.backups.find(backupId);
-    if (found === undefined)
-      throw new HoldfastError('BackupNotFound', `backup ${backupId} is not known; see: holdfast backup ls`);
-    const { state } = found.backup;
-    if (state === 'BackedUp' || state === 'Restoring' || state === 'Removed') return found;
-    throw new HoldfastError('BackupNotRestorable', `backup ${backupId} is ${state}: there is nothing to restore from`);
+  /** `beginRestore` keeps what was wrong with the VM before. */
+  async function backToFormerState(vmUuid: string): Promise<void> {
+    const error = (await catalog.vms.find(vmUuid))?.error ?? null;
+    if (error === null) await catalog.vms.setState(vmUuid, 'Idle');
+    else await catalog.vms.setState(vmUuid, error.startsWith('restore ') ? 'RestoreError' : 'BackupError', error);
   }
 
   return {
     /** The VM a backup is of. @throws BackupNotFound, BackupNotRestorable */
     async findBackup(backupId: string): Promise<{ vm: { uuid: string; name: string } }> {
-      return { vm: (await restorable(backupId)).backup.vm };
+      return { vm: (await restorable(catalog, backupId)).backup.vm };
     },
 
     /** Where and what to restore, and what the restore must be admitted to. `present` is the VM, where it is now. */
@@ -31,12 +33,12 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
       present: VmRecord | null,
       run: { workflowId: string; runId: string },
     ): Promise<{ plan: RestorePlan; admission: AdmissionRequest; heartbeatSeconds: number }> {
-      const { backup } = await restorable(asked.backupId);
-      const repository = await catalog.repositories.find(backup.repository);
-      if (repository === undefined) {
+      const { backup } = await restorable(catalog, asked.backupId);
+      const repository = await repositoryOf(catalog, backup);
+      if (asked.dryRun ?? asked.keepUuid ?? asked.keepMacs ?? asked.linksDown ?? asked.disks ?? asked.formerHostLost) {
         throw new HoldfastError(
-          'RepositoryNotFound',
-          `repository ${backup.repository} of backup ${backup.id} is not known any more`,
+          'InvalidRequest',
+          'restoreVm: dryRun, keepUuid, keepMacs, linksDown, disks, formerHostLost: not yet',
         );
       }
       const inPlace = asked.as === undefined;
@@ -69,17 +71,11 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
           timeLimitSeconds: asked.timeLimitSeconds ?? RESTORE_TIME_LIMIT_SECONDS,
           start: asked.start ?? false,
         },
-        admission: {
-          operationId: restoreId,
-          operation: 'restoreVm',
-          ...run,
-          vmUuid: inPlace ? backup.vm.uuid : null,
-          chain: { id: backup.chainId ?? backup.id, mode: 'shared' },
+        admission: restoreAdmission(restoreId, 'restoreVm', run, {
+          backup,
           host,
-          repository: repository.name,
-          tenant: 'default',
-          priority: 0,
-        },
+          vmUuid: inPlace ? backup.vm.uuid : null,
+        }),
         heartbeatSeconds,
       };
     },
@@ -111,21 +107,18 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
       });
     },
 
+    /** @param begun false when the restore had not yet got the VM: then its state is somebody else's */
     async recordRestoreFailure(
       plan: RestorePlan,
       type: string,
       message: string,
       leftOver: { step: string; cause: string }[],
+      begun = true,
     ): Promise<void> {
-      if (plan.as === null) {
-        const left = leftOver.map(({ step, cause }) => `${step}: ${cause}`).join('; ');
-        if (left === '') await catalog.vms.setState(plan.vm.uuid, 'Idle');
-        else
-          await catalog.vms.setState(
-            plan.vm.uuid,
-            'RestoreError',
-            `restore ${plan.restoreId} could not be undone (${left})`,
-          );
+      if (plan.as === null && begun) {
+        if (leftOver.length > 0)
+          await catalog.vms.setState(plan.vm.uuid, 'RestoreError', leftBy(plan.restoreId, leftOver));
+        else await backToFormerState(plan.vm.uuid);
       }
       await catalog.events.record({
         at: new Date().toISOString(),

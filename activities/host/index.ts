@@ -1,3 +1,4 @@
+import { createAttachDisk } from './attach-disk.ts';
 import { createBeginBackup } from './begin-backup.ts';
 import { createCopyDisk } from './copy-disk.ts';
 import { createDeleteFiles } from './delete-files.ts';
@@ -6,6 +7,7 @@ import { createEndBackup } from './end-backup.ts';
 import { createHashBackup } from './hash-backup.ts';
 import { createInspection } from './inspect-vm.ts';
 import { createKeepValidation } from './keep-validation.ts';
+import { createPrepareDisk } from './prepare-disk.ts';
 import { createPrepareRestore } from './prepare-restore.ts';
 import { createPublishBackup } from './publish-backup.ts';
 import { createReclaimLeftovers } from './reclaim-leftovers.ts';
@@ -21,6 +23,8 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createPublishBackup(dependencies),
   ...createPrepareRestore(dependencies),
   ...createSwapDisks(dependencies),
+  ...createPrepareDisk(dependencies),
+  ...createAttachDisk(dependencies),
   ...createReclaimLeftovers(dependencies),
   ...createDeleteFiles(dependencies),
   ...createKeepValidation(dependencies),

@@ -1,5 +1,6 @@
 import { withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
+import { createAttachDisk } from './attach-disk.ts';
 import { createEndBackup, type AbortedBackup } from './end-backup.ts';
 import { listIds } from './json-notes.ts';
 import type { RestoreNotes } from './restore-notes.ts';
@@ -8,6 +9,7 @@ import { createSwapDisks } from './swap-disks.ts';
 export const createReclaimLeftovers = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
   const { captures, restores, state } = dependencies;
   const backups = createEndBackup(dependencies);
+  const attaching = createAttachDisk(dependencies);
   const swaps = createSwapDisks(dependencies);
 
   return {
@@ -41,12 +43,13 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
         }
         for (const { id } of (await restores.list()).filter(orphaned)) {
           const note = await restores.read(id);
-          found.push(
-            `restore ${id}${note === undefined ? '' : ` of VM ${note.prepared.vm.name}`}: notes and disks beside`,
-          );
+          const disk = await restores.readDisk(id);
+          const vm = note?.prepared.vm.name ?? disk?.plan.toVm.name;
+          found.push(`restore ${id}${vm === undefined ? '' : ` of VM ${vm}`}: notes and disks beside`);
           if (dryRun) continue;
-          if (note === undefined) await restores.remove(id);
-          else await swaps.undoRestore(note.plan);
+          if (note !== undefined) await swaps.undoRestore(note.plan);
+          else if (disk !== undefined) await attaching.undoDisk(disk.plan);
+          else await restores.remove(id);
         }
         for (const folder of (await listIds(state.scratchRoot)).filter(orphaned)) {
           if ((await captures.read(folder.id)) !== undefined) continue;

@@ -3,7 +3,7 @@ import { rm } from 'node:fs/promises';
 import type { ChainFile } from '../../copier/contract.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { readSums } from '../../repository/sums.ts';
-import type { DiskToRestore, RestorePlan } from '../../schemas/restore-plan.ts';
+import type { DiskToRestore, RestoreOfBackup } from '../../schemas/restore-plan.ts';
 import { cancellationSignal } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { diskOfFile, readManifestChain } from './restore-chain.ts';
@@ -17,7 +17,7 @@ export const createRestoreDisk = ({ copier, openStore, fence }: HostDependencies
    * attempt begins anew: the file beside counts for nothing until it is swapped in.
    * @throws IntegrityMismatch, BackupFileMissing, DestinationFull, RepositoryUnavailable
    */
-  async restoreDisk(plan: RestorePlan, disk: DiskToRestore): Promise<{ target: string; verifiedBytes: number }> {
+  async restoreDisk(plan: RestoreOfBackup, disk: DiskToRestore): Promise<{ target: string; verifiedBytes: number }> {
     const context = Context.current();
     return await fence.run(restoreFence(plan.restoreId, disk.target), cancellationSignal(), async (signal) => {
       const heartbeat = { target: disk.target, copiedBytes: 0, totalBytes: 0, storedBytes: 0 };

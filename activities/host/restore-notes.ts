@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { rm } from 'node:fs/promises';
 import { z } from 'zod';
 import { uuid } from '../../schemas/names.ts';
-import { preparedRestore, restorePlan } from '../../schemas/restore-plan.ts';
+import { diskRestorePlan, preparedDisk, preparedRestore, restorePlan } from '../../schemas/restore-plan.ts';
 import { listIds, readJson, writeJson } from './json-notes.ts';
 
 /** `swapping`: disks may be swapped in part. `swapped`: all are, the former ones may go. */
@@ -12,6 +12,16 @@ const restoreNote = z.object({
   phase: z.enum(['writing', 'swapping', 'swapped']),
 });
 export type RestoreNote = z.infer<typeof restoreNote>;
+
+/** `attaching`: the file may have its name, and the VM the disk. `attached`: the VM may use it. */
+const diskNote = z.object({
+  plan: diskRestorePlan,
+  prepared: preparedDisk,
+  phase: z.enum(['writing', 'attaching', 'attached']),
+  /** Of the file that was written, so that no other is removed. */
+  fileId: z.string().nullable(),
+});
+export type DiskNote = z.infer<typeof diskNote>;
 
 /** What the host keeps of a restore while it runs, so that it can be undone or ended after a crash. */
 export class RestoreNotes {
@@ -26,6 +36,11 @@ export class RestoreNotes {
     readJson(join(this.#folder(restoreId), 'restore.json'), restoreNote);
   write = (restoreId: string, note: RestoreNote): Promise<void> =>
     writeJson(this.#folder(restoreId), 'restore.json', note);
+  /** The same for the restore of a single disk to another VM. */
+  readDisk = (restoreId: string): Promise<DiskNote | undefined> =>
+    readJson(join(this.#folder(restoreId), 'disk.json'), diskNote);
+  writeDisk = (restoreId: string, note: DiskNote): Promise<void> =>
+    writeJson(this.#folder(restoreId), 'disk.json', note);
   list = (): Promise<{ id: string; touchedMs: number }[]> => listIds(this.#root);
 
   async remove(restoreId: string): Promise<void> {

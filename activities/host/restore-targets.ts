@@ -4,7 +4,7 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest, ManifestDisk } from '../../schemas/manifest.ts';
 
 /** Where disks of a new VM go whose original was no file. */
-const DEFAULT_FOLDER = '/var/lib/libvirt/images';
+export const DEFAULT_FOLDER = '/var/lib/libvirt/images';
 
 export interface RestoreTarget {
   disk: ManifestDisk;
@@ -85,5 +85,5 @@ export function targetsOfNewVm(manifest: Manifest, name: string): RestoreTarget[
   });
 }
 
-const formatOf = (format: string): 'qcow2' | 'raw' => (format === 'raw' ? 'raw' : 'qcow2');
+export const formatOf = (format: string): 'qcow2' | 'raw' => (format === 'raw' ? 'raw' : 'qcow2');
 const isPlainAbsolute = (path: string): boolean => isAbsolute(path) && normalize(path) === path;

@@ -1,18 +1,31 @@
-import type { Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 import { findBackup } from '../../operations/find-backup.ts';
-import { startRestoreVm } from '../../operations/start.ts';
+import { startRestoreDisk, startRestoreVm } from '../../operations/start.ts';
 import type { RestoredVm } from '../../schemas/backup.ts';
-import { restoreVmRequest } from '../../schemas/requests.ts';
-import { action } from '../context.ts';
+import { filePath } from '../../schemas/names.ts';
+import { restoreDiskRequest, restoreVmRequest } from '../../schemas/requests.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
+import type { PreparedDisk, RestorePreview } from '../../schemas/restore-plan.ts';
+import { action, type CommandContext } from '../context.ts';
 import { followRun } from '../follow-run.ts';
 import { table } from '../output.ts';
-import { parseIdPrefix } from './backup.ts';
+import { parseIdPrefix, parseTarget } from './backup.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
+import { diskPreviewText, previewText } from './restore-preview.ts';
 
 interface RestoreFlags {
   as?: string;
+  keepUuid?: boolean;
+  keepMacs?: boolean;
+  networkDown?: boolean;
   host?: string;
+  formerHostLost?: boolean;
+  disk?: string[];
+  toVm?: string;
+  asTarget?: string;
+  path?: string;
   start?: boolean;
+  dryRun?: boolean;
   timeLimit?: number;
   wait: boolean;
 }
@@ -20,48 +33,150 @@ interface RestoreFlags {
 export function addRestoreCommand(program: Command): void {
   program
     .command('restore')
-    .description('bring a VM back from a backup: written beside, every byte checked, then swapped in')
+    .description(
+      'bring a VM or one of its disks back from a backup: written beside, every byte checked, then swapped in',
+    )
     .argument('<id>', 'id of the backup, or a beginning of it that is unique', parseIdPrefix)
     .option('--as <name>', 'restore as a new VM: new UUID, new MACs, disks beside those of the original', parseVm)
+    .option('--keep-uuid', 'with --as: the UUID of the original, which must be gone from all hosts')
+    .option('--keep-macs', 'with --as: the MAC addresses of the original')
+    .option('--network-down', "with --as: the new VM's network cables are unplugged")
     .option('--host <name>', 'restore to this host', parseName)
+    .option('--former-host-lost', 'the host the VM was on is lost for good: do not wait for its word')
+    .option('--disk <target>', 'only this disk; may be given several times', collectTarget)
+    .addOption(
+      new Option('--to-vm <vm>', 'attach the disk to this VM as a further one; it may run')
+        .argParser(parseVm)
+        .conflicts(['as', 'host']),
+    )
+    .option(
+      '--as-target <target>',
+      'with --to-vm: what the disk is called there, by default the first free',
+      parseTarget,
+    )
+    .option('--path <file>', "with --to-vm: the file it becomes, by default a new one beside the VM's disks", parsePath)
     .option('--start', 'start the VM when it is restored')
+    .option('--dry-run', 'tell what would be written where and what stays, and change nothing')
     .option('--time-limit <seconds>', 'for all disks together', parseCount)
     .option('--no-wait', 'print the job and return')
     .addHelpText(
       'after',
-      '\nWithout --as the VM itself is restored; it must be stopped, or gone.\n\nExamples:\n  $ holdfast restore 3f2c9a41\n  $ holdfast restore 3f2c9a41 --as web-1-test --start',
+      `
+Without --as the VM itself is restored; it must be stopped, or gone. Disks it has that are not in the backup stay as they
+are; disks of the backup that it has no more are made anew and added to it. Nothing is swapped in before every byte is
+checked, and what was there stays usable until then.
+
+Examples:
+  $ holdfast restore 3f2c9a41 --dry-run                          # what would happen
+  $ holdfast restore 3f2c9a41                                    # in place
+  $ holdfast restore 3f2c9a41 --disk vdb                         # only one of its disks
+  $ holdfast restore 3f2c9a41 --as web-1-test --network-down --start
+  $ holdfast restore 3f2c9a41 --host kvm-2                       # the VM is gone from its former host
+  $ holdfast restore 3f2c9a41 --disk vda --to-vm web-2           # as a further disk of a VM that may run`,
     )
     .action(
       action(async (context, id: string, flags: RestoreFlags) => {
         const { backup } = await findBackup(await context.catalog(), id);
-        const request = restoreVmRequest.parse({
-          backupId: backup.id,
-          as: flags.as,
-          host: flags.host,
-          start: flags.start,
-          timeLimitSeconds: flags.timeLimit,
-        });
-        const run = await startRestoreVm(await context.client(), request, backup.vm.name);
-        const { workflowId } = run;
-        if (!flags.wait) {
-          context.output.result(
-            { jobId: workflowId },
-            () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`,
-          );
-          return;
-        }
-        context.output.note(`job ${workflowId}`);
-        const restored = await followRun<RestoredVm>(run, context.output);
-        context.output.result(restored, () =>
-          [
-            `VM ${restored.vm.name} (${restored.vm.uuid}) is restored`,
-            table(
-              ['DISK', 'PATH', 'VERIFIED'],
-              restored.disks.map(({ target, path, verified }) => [target, path, verified ? 'yes' : 'no']),
-              'no disks',
-            ),
-          ].join('\n'),
-        );
+        if (flags.toVm !== undefined) await restoreToVm(context, backup.id, flags.toVm, flags);
+        else await restoreWhole(context, backup, flags);
       }),
     );
+}
+
+async function restoreWhole(
+  context: CommandContext,
+  backup: { id: string; vm: { name: string } },
+  flags: RestoreFlags,
+): Promise<void> {
+  for (const [flag, value] of [
+    ['--as-target', flags.asTarget],
+    ['--path', flags.path],
+  ] as const) {
+    if (value !== undefined) throw new HoldfastError('InvalidRequest', `${flag} goes with --disk and --to-vm`);
+  }
+  const request = restoreVmRequest.parse({
+    backupId: backup.id,
+    as: flags.as,
+    keepUuid: flags.keepUuid,
+    keepMacs: flags.keepMacs,
+    linksDown: flags.networkDown,
+    disks: flags.disk,
+    host: flags.host,
+    formerHostLost: flags.formerHostLost,
+    start: flags.start,
+    dryRun: flags.dryRun,
+    timeLimitSeconds: flags.timeLimit,
+  });
+  const run = await startRestoreVm(await context.client(), request, backup.vm.name);
+  if (flags.dryRun === true) {
+    const preview = await followRun<RestorePreview>(run, context.output);
+    context.output.result(preview, () => previewText(preview));
+    return;
+  }
+  if (!flags.wait) {
+    told(context, run.workflowId);
+    return;
+  }
+  context.output.note(`job ${run.workflowId}`);
+  const restored = await followRun<RestoredVm>(run, context.output);
+  context.output.result(restored, () =>
+    [
+      `VM ${restored.vm.name} (${restored.vm.uuid}) is restored`,
+      disksText(restored),
+      ...(restored.warnings ?? []).map((warning) => `note: ${warning}`),
+    ].join('\n'),
+  );
+}
+
+async function restoreToVm(
+  context: CommandContext,
+  backupId: string,
+  toVm: string,
+  flags: RestoreFlags,
+): Promise<void> {
+  const [disk, ...others] = flags.disk ?? [];
+  if (disk === undefined || others.length > 0) {
+    throw new HoldfastError('InvalidRequest', '--to-vm: name the one disk of the backup with --disk');
+  }
+  const request = restoreDiskRequest.parse({
+    backupId,
+    disk,
+    toVm,
+    target: flags.asTarget,
+    path: flags.path,
+    dryRun: flags.dryRun,
+    timeLimitSeconds: flags.timeLimit,
+  });
+  const run = await startRestoreDisk(await context.client(), request);
+  if (flags.dryRun === true) {
+    const preview = await followRun<PreparedDisk>(run, context.output);
+    context.output.result({ ...preview, dryRun: true }, () => diskPreviewText(preview, toVm));
+    return;
+  }
+  if (!flags.wait) {
+    told(context, run.workflowId);
+    return;
+  }
+  context.output.note(`job ${run.workflowId}`);
+  const restored = await followRun<RestoredVm>(run, context.output);
+  context.output.result(restored, () => `disk ${disk} is attached to VM ${restored.vm.name}\n${disksText(restored)}`);
+}
+
+function told({ output }: CommandContext, workflowId: string): void {
+  output.result({ jobId: workflowId }, () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`);
+}
+
+const disksText = ({ disks }: RestoredVm): string =>
+  table(
+    ['DISK', 'PATH', 'VERIFIED'],
+    disks.map(({ target, path, verified }) => [target, path, verified ? 'yes' : 'no']),
+    'no disks',
+  );
+
+const collectTarget = (value: string, before: string[] = []): string[] => [...before, parseTarget(value)];
+
+function parsePath(value: string): string {
+  const parsed = filePath.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new InvalidArgumentError(parsed.error.issues.map(({ message }) => message).join('; '));
 }
