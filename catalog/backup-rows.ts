@@ -46,6 +46,7 @@ export const toRecord = (row: BackupTable, disks: BackupDiskRecord[]): BackupRec
   offering: row.offering,
   requestedBy: row.requested_by,
   pinned: row.pinned === 1,
+  ...(row.pin_note === null ? {} : { pinNote: row.pin_note }),
   damage: row.damage,
 });
 

@@ -6,7 +6,7 @@ import { HoldfastError } from '../schemas/failures.ts';
 import type { BackupState, CompressionState } from '../schemas/states.ts';
 import { toBackup, toDiskRecord, toDiskRow, toRecord } from './backup-rows.ts';
 import { batches } from './batches.ts';
-import type { BackupQueries, BackupRecord } from './contract.ts';
+import type { BackupFilter, BackupQueries, BackupRecord } from './contract.ts';
 import type { BackupTable, Database, Tables } from './database.ts';
 import { oneAtATime } from './transaction.ts';
 
@@ -17,18 +17,9 @@ const LIVING: BackupState[] = ['BackedUp', 'Restoring'];
 export const backupQueries = (database: Database): BackupQueries => {
   const { db } = database;
   return {
-    async list({ vm, repository, all = false, states, limit } = {}) {
-      let query = db.selectFrom('backups').selectAll().orderBy('sort_time', 'desc').orderBy('id', 'desc');
-      if (vm !== undefined) {
-        query = query.where((where) => where.or([where('vm_uuid', '=', vm.toLowerCase()), where('vm_name', '=', vm)]));
-      }
-      if (repository !== undefined) query = query.where('repository', '=', repository);
-      if (states?.length === 0) return []; // `in ()` is no SQL
-      if (states !== undefined) query = query.where('state', 'in', states);
-      else if (!all) query = query.where('state', 'not in', HIDDEN);
-      if (limit !== undefined) query = query.limit(limit);
-      return await withDisks(await query.execute(), toBackup);
-    },
+    list: async (filter = {}) => await withDisks(await selectRows(filter), toBackup),
+
+    records: async (filter = {}) => await withDisks(await selectRows(filter), toRecord),
 
     find: (id) => findRecord(id),
 
@@ -86,6 +77,7 @@ export const backupQueries = (database: Database): BackupQueries => {
             offering: backup.offering ?? null,
             requested_by: backup.requestedBy ?? null,
             pinned: 0,
+            pin_note: null,
             validation_result: null,
             validated_at: null,
             validation_before: null,
@@ -176,6 +168,17 @@ export const backupQueries = (database: Database): BackupQueries => {
       let query = db.updateTable('backups').set({ state }).where('id', '=', id).returning('id');
       if (expected !== undefined) query = query.where('state', 'in', expected);
       return (await query.execute()).length > 0;
+    },
+
+    async setPinned(id, pinned, note) {
+      const changed = await db
+        .updateTable('backups')
+        .set({ pinned: Number(pinned), pin_note: pinned ? (note ?? null) : null })
+        .where('id', '=', id)
+        .where('state', 'in', LIVING)
+        .returning('id')
+        .execute();
+      return changed.length > 0;
     },
 
     async current(vmUuid, repository) {
@@ -274,6 +277,19 @@ export const backupQueries = (database: Database): BackupQueries => {
       return row !== undefined;
     },
   };
+
+  async function selectRows({ vm, repository, all = false, states, limit }: BackupFilter): Promise<BackupTable[]> {
+    let query = db.selectFrom('backups').selectAll().orderBy('sort_time', 'desc').orderBy('id', 'desc');
+    if (vm !== undefined) {
+      query = query.where((where) => where.or([where('vm_uuid', '=', vm.toLowerCase()), where('vm_name', '=', vm)]));
+    }
+    if (repository !== undefined) query = query.where('repository', '=', repository);
+    if (states?.length === 0) return []; // `in ()` is no SQL
+    if (states !== undefined) query = query.where('state', 'in', states);
+    else if (!all) query = query.where('state', 'not in', HIDDEN);
+    if (limit !== undefined) query = query.limit(limit);
+    return await query.execute();
+  }
 
   async function findRecord(id: string): Promise<BackupRecord | undefined> {
     const row = await db.selectFrom('backups').selectAll().where('id', '=', id).executeTakeFirst();

@@ -89,21 +89,28 @@ export interface BackupRecord {
   /** What the VM was protected by when it was taken. */
   offering: string | null;
   requestedBy: string | null;
-  /** Retention leaves it alone. */
+  /** Neither retention nor a delete takes it. */
   pinned: boolean;
+  /** Why it is pinned, if somebody said so. */
+  pinNote?: string;
   /** Why it cannot be relied on any more; null as far as known. */
   damage: string | null;
 }
 
+export interface BackupFilter {
+  vm?: string;
+  repository?: string;
+  /** Also the hidden states, `Removed` and `Expunged`. */
+  all?: boolean;
+  states?: BackupState[];
+  limit?: number;
+}
+
 export interface BackupQueries {
   /** Newest first. Hidden states (`Removed`, `Expunged`) only with `all`. */
-  list(filter?: {
-    vm?: string;
-    repository?: string;
-    all?: boolean;
-    states?: BackupState[];
-    limit?: number;
-  }): Promise<Backup[]>;
+  list(filter?: BackupFilter): Promise<Backup[]>;
+  /** The same backups, with all that later steps need of them. */
+  records(filter?: BackupFilter): Promise<BackupRecord[]>;
   find(id: string): Promise<BackupRecord | undefined>;
   /** The id, or a unique beginning of at least 4 characters. */
   findByIdPrefix(prefix: string): Promise<BackupRecord[]>;
@@ -118,6 +125,8 @@ export interface BackupQueries {
     failure: { type: string; message: string },
   ): Promise<void>;
   setState(id: string, state: BackupState, expected?: BackupState[]): Promise<boolean>;
+  /** Only of a backup that is whole; false when it is not. Unpinning drops the note. */
+  setPinned(id: string, pinned: boolean, note?: string): Promise<boolean>;
   /** The newest `BackedUp` backup of the VM's open chain in this repository; undefined when no chain is open. */
   current(vmUuid: string, repository: string): Promise<BackupRecord | undefined>;
   /** The VM's newest chain in this repository, open or ended; `endedReason` is what `endChain` was told, or `chain-size-reached`. */

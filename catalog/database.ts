@@ -116,8 +116,9 @@ export interface BackupTable {
   /** What the VM was protected by when it was taken. */
   offering: string | null;
   requested_by: string | null;
-  /** 1 = retention leaves it alone. */
+  /** 1 = neither retention nor a delete takes it. */
   pinned: number;
+  pin_note: string | null;
   /** JSON of what the last validation found. */
   validation_result: string | null;
   validated_at: string | null;

@@ -12,6 +12,7 @@ import { addOfferingCommands } from './commands/offering.ts';
 import { addReclaimCommand } from './commands/reclaim.ts';
 import { addRepoCommands } from './commands/repo.ts';
 import { addRestoreCommand } from './commands/restore.ts';
+import { addRetentionCommands } from './commands/retention.ts';
 import { addVmCommands } from './commands/vm.ts';
 import { addWorkerCommands } from './commands/worker.ts';
 
@@ -45,6 +46,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Shell completion: holdfast complete
   addBackupCommands(program);
   addRestoreCommand(program);
   addChainCommands(program);
+  addRetentionCommands(program);
   addJobCommands(program);
   addReclaimCommand(program);
   addApiCommand(program);

@@ -1,6 +1,7 @@
 import type { Client, WorkflowHandle } from '@temporalio/client';
 import { CONTROL_QUEUE } from '../schemas/queues.ts';
 import type {
+  ApplyRetentionRequest,
   DeleteBackupRequest,
   FinishChainRequest,
   RestoreDiskRequest,
@@ -38,6 +39,8 @@ export const startValidateBackup = async (
   request: ValidateBackupRequest,
   vmName: string,
 ): Promise<WorkflowHandle> => await start(client, 'validateBackup', vmName, request);
+export const startApplyRetention = async (client: Client, request: ApplyRetentionRequest): Promise<WorkflowHandle> =>
+  await start(client, 'applyRetention', request.vm ?? 'all', request);
 
 export const startFinishChain = async (client: Client, request: FinishChainRequest): Promise<WorkflowHandle> =>
   await start(client, 'finishChain', request.vm, request);

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { backupState } from './states.ts';
 
 /** What a delete does, and what it leaves. */
 export const deletePlan = z.object({
@@ -7,8 +8,15 @@ export const deletePlan = z.object({
   chainId: z.string().nullable(),
   /** The backup is hidden and its files are kept: others are built on it. */
   hide: z.boolean(),
-  /** Backups whose files go, leaf first. */
-  expunge: z.array(z.object({ id: z.string(), files: z.array(z.string()), storedBytes: z.int().nonnegative() })),
+  /** Backups whose files go, leaf first. `state` is what each was before. */
+  expunge: z.array(
+    z.object({
+      id: z.string(),
+      state: backupState,
+      files: z.array(z.string()),
+      storedBytes: z.int().nonnegative(),
+    }),
+  ),
   /** Living backups that keep the files of the hidden one. */
   neededBy: z.array(z.string()),
   freedBytes: z.int().nonnegative(),

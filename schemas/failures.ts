@@ -32,6 +32,7 @@ export const FAILURES = {
   ValidationRunning: { retryable: false },
   NothingToFinish: { retryable: false },
   NotProtected: { retryable: false },
+  NoRetention: { retryable: false },
   RepositoryNotFound: { retryable: false },
   RepositoryRequired: { retryable: false },
   RepositoryUnavailable: { retryable: true }, // gone, read-only, or an I/O error; it may come back

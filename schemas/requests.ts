@@ -76,6 +76,14 @@ export const deleteBackupRequest = z.strictObject({
 });
 export type DeleteBackupRequest = z.infer<typeof deleteBackupRequest>;
 
+/** What `applyRetention` takes: `{"vm": "web-1"}`, or `{}` for every VM whose offering has retention. */
+export const applyRetentionRequest = z.strictObject({
+  vm: vm.optional(),
+  /** Only tell what would go and what would stay. */
+  dryRun: z.boolean().optional(),
+});
+export type ApplyRetentionRequest = z.infer<typeof applyRetentionRequest>;
+
 export const finishChainRequest = z.strictObject({
   vm,
   /** The VM's offering was taken away: nothing to finish is fine, and a host that does not answer holds up nothing. */

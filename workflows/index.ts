@@ -1,4 +1,5 @@
 /** Every workflow by the name it is started with. */
+export { applyRetention } from './apply-retention.ts';
 export { deleteBackup } from './delete-backup.ts';
 export { finishChain } from './finish-chain.ts';
 export { inventoryHost } from './inventory-host.ts';

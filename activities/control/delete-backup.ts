@@ -2,35 +2,48 @@ import type { AdmissionRequest } from '../../schemas/catalog.ts';
 import type { DeletePlan } from '../../schemas/delete-plan.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupTarget } from '../../schemas/plan.ts';
+import type { BackupState } from '../../schemas/states.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { planDelete } from './plan-delete.ts';
+import { repositoryHosts } from './repository-hosts.ts';
+
+/** Everything but `Expunged`: what is gone is no part of a chain any more. */
+export const PRESENT: BackupState[] = ['Queued', 'BackingUp', 'BackedUp', 'Restoring', 'Removed', 'Failed', 'Error'];
 
 export const createDeleteBackup = ({ catalog }: ControlDependencies) => ({
-  /** What a delete would do now, on which host, and what it must be admitted to. @throws BackupNotFound, BackupNotDeletable */
+  /**
+   * What a delete would do now, the hosts that may do it, and what it must be admitted to.
+   * @throws BackupNotFound, BackupNotDeletable, RepositoryNotFound
+   */
   async planDelete(
     operationId: string,
     backupId: string,
     force: boolean,
     run: { workflowId: string; runId: string },
-  ): Promise<{ plan: DeletePlan; host: string; repository: BackupTarget['repository']; admission: AdmissionRequest }> {
+  ): Promise<{
+    plan: DeletePlan;
+    hosts: string[];
+    repository: BackupTarget['repository'];
+    admission: AdmissionRequest;
+  }> {
     const record = await catalog.backups.find(backupId);
-    if (record === undefined || record.backup.state === 'Expunged') {
+    if (record === undefined) {
       throw new HoldfastError('BackupNotFound', `backup ${backupId} is not known; see: holdfast backup ls`);
+    }
+    if (record.backup.state === 'Expunged') {
+      throw new HoldfastError('BackupNotFound', `backup ${backupId} is deleted already`);
     }
     const { vm, host, chainId, repository: name } = record.backup;
     const repository = await catalog.repositories.find(name);
     if (repository === undefined)
       throw new HoldfastError('RepositoryNotFound', `repository ${name} is not known any more`);
-    const all = await catalog.backups.list({ vm: vm.uuid, repository: name, all: true });
-    const records = await Promise.all(all.map(({ id }) => catalog.backups.find(id)));
-    const plan = planDelete(
-      records.filter((one) => one !== undefined),
-      backupId,
-      { force },
-    );
+    const present = await catalog.backups.records({ vm: vm.uuid, repository: name, states: PRESENT });
+    const chain = await catalog.backups.lastChain(vm.uuid, name);
+    const plan = planDelete(present, backupId, { force, openChain: chain?.open === true ? chain.id : null });
+    const vmHost = (await catalog.vms.find(vm.uuid))?.host;
     return {
       plan,
-      host,
+      hosts: await repositoryHosts(catalog, vmHost === undefined ? [host] : [host, vmHost]),
       repository,
       admission: {
         operationId,
@@ -38,7 +51,7 @@ export const createDeleteBackup = ({ catalog }: ControlDependencies) => ({
         ...run,
         vmUuid: vm.uuid,
         chain: { id: chainId ?? backupId, mode: 'exclusive' },
-        host,
+        host: null,
         repository: name,
         tenant: 'default',
         priority: 4,
@@ -48,7 +61,17 @@ export const createDeleteBackup = ({ catalog }: ControlDependencies) => ({
 
   /** The backup is hidden; its files stay for those that are built on it. */
   async hideBackup({ backupId }: DeletePlan): Promise<void> {
-    await catalog.backups.setState(backupId, 'Removed', ['BackedUp', 'Removed']);
+    await catalog.backups.setState(backupId, 'Removed', ['BackedUp', 'Error', 'Removed']);
+  },
+
+  /**
+   * Before the first of its files goes the backup is out of sight, and nothing is built on it any more: whatever ends the
+   * delete in the middle, what is listed can be restored. Where the newest of an open chain goes, the last living one
+   * before it is its end.
+   */
+  async beginExpunge(id: string, { chainId, endsChain }: DeletePlan): Promise<void> {
+    await catalog.backups.setState(id, 'Removed');
+    if (endsChain && chainId !== null) await catalog.backups.endChain(chainId, 'parent-missing');
   },
 
   /** The files of a backup are gone. Its checkpoint goes with the VM's next backup. */
@@ -58,14 +81,20 @@ export const createDeleteBackup = ({ catalog }: ControlDependencies) => ({
     if (checkpoint !== undefined) await catalog.checkpoints.put({ ...checkpoint, state: 'retired' });
   },
 
-  /** Where the newest of an open chain went, the last living one before it is its end. */
-  async chainAfterDelete(plan: DeletePlan): Promise<void> {
-    if (plan.endsChain && plan.chainId !== null) await catalog.backups.endChain(plan.chainId, 'parent-missing');
-  },
-
-  /** A file that cannot be removed: its backup stays in sight, and the delete can be repeated. */
-  async deleteStopped(id: string, message: string): Promise<void> {
-    await catalog.backups.setState(id, 'Error');
-    await catalog.events.record({ at: new Date().toISOString(), kind: 'delete-stopped', backupId: id, message });
+  /** A file that cannot be removed: its backup stays in sight, as `Error` unless it is whole, and the delete can be repeated. */
+  async deleteStopped(
+    plan: DeletePlan,
+    { id, state }: DeletePlan['expunge'][number],
+    isWhole: boolean,
+    cause: string,
+  ): Promise<void> {
+    await catalog.backups.setState(id, isWhole ? state : 'Error', ['Removed', 'Error']);
+    await catalog.events.record({
+      at: new Date().toISOString(),
+      kind: 'delete-stopped',
+      vmUuid: plan.vm.uuid,
+      backupId: id,
+      message: `backup ${id} of VM ${plan.vm.name} could not be deleted ${isWhole ? 'and is as it was' : 'whole; delete it again'}: ${cause}`,
+    });
   },
 });

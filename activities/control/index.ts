@@ -10,6 +10,7 @@ import { createResolveTarget } from './resolve-target.ts';
 import { createDiskRestore } from './restore-disk.ts';
 import { createRestore } from './restore.ts';
 import { createValidation } from './validation.ts';
+import { createRetention } from './retention.ts';
 
 /** Steps that need the catalog, on the queue `control`. */
 export const createControlActivities = (dependencies: ControlDependencies) => ({
@@ -22,6 +23,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createDiskRestore(dependencies),
   ...createFindOrphans(dependencies),
   ...createDeleteBackup(dependencies),
+  ...createRetention(dependencies),
   ...createFinishChain(dependencies),
   ...createValidation(dependencies),
 });

@@ -1,4 +1,5 @@
 import type { BackupRecord } from '../../catalog/contract.ts';
+import type { Backup } from '../../schemas/backup.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { DeletePlan } from '../../schemas/delete-plan.ts';
 import type { BackupState } from '../../schemas/states.ts';
@@ -7,47 +8,53 @@ const DELETABLE: BackupState[] = ['BackedUp', 'Failed', 'Error', 'Removed'];
 /** Has files that count. A `Removed` backup is kept for its descendants alone. */
 const HOLDS_FILES: BackupState[] = ['BackedUp', 'Restoring', 'Removed', 'Error'];
 const LIVES: BackupState[] = ['BackedUp', 'Restoring', 'BackingUp'];
+/** Can be built on. */
+const WHOLE: BackupState[] = ['BackedUp', 'Restoring'];
 
 /**
  * Decides what deleting a backup means for its chain. With living descendants it is hidden, its files kept; else it goes,
  * and with it every hidden ancestor that nothing needs any more, leaf to root.
- * @param chain all backups of the VM, in any order
+ * @param backups all backups of the VM in that repository, in any order
+ * @param openChain the VM's open chain there, if any: it ends when its newest goes
  * @throws HoldfastError BackupNotDeletable
  */
-export function planDelete(chain: BackupRecord[], backupId: string, { force }: { force: boolean }): DeletePlan {
-  const byId = new Map(chain.map((record) => [record.backup.id, record]));
-  const deleted = byId.get(backupId);
+export function planDelete(
+  backups: readonly BackupRecord[],
+  backupId: string,
+  { force, openChain }: { force: boolean; openChain: string | null },
+): DeletePlan {
+  const family = familyOf(backups);
+  const deleted = family.byId.get(backupId);
   if (deleted === undefined) throw new HoldfastError('BackupNotFound', `backup ${backupId} is not known`);
-  const { vm, chainId, state } = deleted.backup;
   requireDeletable(deleted);
-  const childrenOf = (id: string): BackupRecord[] =>
-    chain.filter(
-      ({ backup }) => backup.parentId === id && (HOLDS_FILES.includes(backup.state) || backup.state === 'BackingUp'),
-    );
-  const descendants = (id: string): BackupRecord[] =>
-    childrenOf(id).flatMap((child) => [...descendants(child.backup.id), child]);
 
-  const living = descendants(backupId).filter(({ backup }) => LIVES.includes(backup.state));
+  const descendants = descendantsOf(deleted, family);
+  const living = descendants.filter(({ backup }) => LIVES.includes(backup.state));
   const doomed: BackupRecord[] = [];
   if (force) {
-    const line = rootOf(deleted, byId);
-    const whole = [...descendants(line.backup.id), line]; // leaves first
-    for (const record of whole) requireDeletable(record);
-    doomed.push(...whole);
+    const root = rootOf(deleted, family);
+    doomed.push(...descendantsOf(root, family), root);
   } else if (living.length === 0) {
-    doomed.push(...descendants(backupId), deleted);
-    const gone = new Set(doomed.map(({ backup }) => backup.id));
-    for (let parent = parentOf(deleted, byId); parent?.backup.state === 'Removed'; parent = parentOf(parent, byId)) {
-      if (childrenOf(parent.backup.id).some(({ backup }) => !gone.has(backup.id))) break;
+    doomed.push(...descendants, deleted);
+    const gone = new Set(doomed);
+    for (
+      let parent = parentOf(deleted, family);
+      parent?.backup.state === 'Removed';
+      parent = parentOf(parent, family)
+    ) {
+      if (family.childrenOf(parent.backup.id).some((child) => !gone.has(child))) break;
       doomed.push(parent);
-      gone.add(parent.backup.id);
+      gone.add(parent);
     }
   }
+  for (const record of doomed) requireDeletable(record);
   const expunge = doomed.map((record) => ({
     id: record.backup.id,
+    state: record.backup.state,
     files: record.disks.flatMap((disk) => [disk.file, disk.sums.file]),
     storedBytes: record.backup.storedBytes,
   }));
+  const { vm, chainId } = deleted.backup;
   return {
     backupId,
     vm,
@@ -56,29 +63,98 @@ export function planDelete(chain: BackupRecord[], backupId: string, { force }: {
     expunge,
     neededBy: doomed.length === 0 ? living.map(({ backup }) => backup.id) : [],
     freedBytes: expunge.reduce((sum, { storedBytes }) => sum + storedBytes, 0),
-    endsChain: state === 'BackedUp' && doomed.length > 0 && chainId !== null,
+    endsChain: chainId !== null && chainId === openChain && takesNewest(backups, chainId, new Set(doomed)),
   };
 }
 
-function requireDeletable({ backup }: BackupRecord): void {
-  if (DELETABLE.includes(backup.state) && backup.compression !== 'Compressing' && backup.validation !== 'Validating')
-    return;
-  const doing =
-    backup.compression === 'Compressing'
-      ? 'being compressed'
-      : backup.validation === 'Validating'
-        ? 'being validated'
-        : backup.state;
-  throw new HoldfastError(
-    'BackupNotDeletable',
-    `backup ${backup.id} of VM ${backup.vm.name} is ${doing}; try again later`,
-  );
+/** Hidden backups that a living one is built on. */
+export function neededHidden(backups: readonly BackupRecord[]): Set<string> {
+  const family = familyOf(backups);
+  const needed = new Set<string>();
+  for (const record of backups) {
+    if (!LIVES.includes(record.backup.state)) continue;
+    for (let parent = parentOf(record, family); parent !== undefined; parent = parentOf(parent, family)) {
+      if (parent.backup.state !== 'Removed') continue;
+      if (needed.has(parent.backup.id)) break;
+      needed.add(parent.backup.id);
+    }
+  }
+  return needed;
 }
 
-const parentOf = ({ backup }: BackupRecord, byId: ReadonlyMap<string, BackupRecord>): BackupRecord | undefined =>
+/** What a backup is busy with, so that it cannot be deleted now; undefined when with nothing. */
+export function busyWith({
+  state,
+  compression,
+  validation,
+}: Pick<Backup, 'state' | 'compression' | 'validation'>): string | undefined {
+  if (state === 'Queued' || state === 'BackingUp') return 'being taken';
+  if (state === 'Restoring') return 'being restored';
+  if (compression === 'Compressing' || compression === 'FinalizingCompression') return 'being compressed';
+  return validation === 'Validating' ? 'being validated' : undefined;
+}
+
+function requireDeletable({ backup, pinned }: BackupRecord): void {
+  const refuse = (what: string): never => {
+    throw new HoldfastError('BackupNotDeletable', `backup ${backup.id} of VM ${backup.vm.name} is ${what}`);
+  };
+  const busy = busyWith(backup);
+  if (busy !== undefined) refuse(`${busy}; try again later`);
+  if (!DELETABLE.includes(backup.state)) refuse(backup.state);
+  if (pinned && backup.state === 'BackedUp') refuse(`pinned; unpin it first: holdfast backup unpin ${backup.id}`);
+}
+
+/** The newest of the chain is among those that go, or none is left that could be built on. */
+function takesNewest(backups: readonly BackupRecord[], chainId: string, doomed: ReadonlySet<BackupRecord>): boolean {
+  const came = backups.filter(({ backup }) => backup.chainId === chainId && backup.instant !== null);
+  const newest = (some: BackupRecord[]): string =>
+    some.reduce((latest, { backup }) => (latest > (backup.instant ?? '') ? latest : (backup.instant ?? '')), '');
+  const staying = came.filter((record) => !doomed.has(record) && WHOLE.includes(record.backup.state));
+  const going = came.filter((record) => doomed.has(record));
+  return going.length > 0 && newest(going) > newest(staying);
+}
+
+interface Family {
+  byId: ReadonlyMap<string, BackupRecord>;
+  /** Children whose files count, or will. */
+  childrenOf: (id: string) => readonly BackupRecord[];
+}
+
+function familyOf(backups: readonly BackupRecord[]): Family {
+  const children = new Map<string, BackupRecord[]>();
+  for (const record of backups) {
+    const { parentId, state, instant } = record.backup;
+    if (parentId === null || !(HOLDS_FILES.includes(state) || state === 'BackingUp')) continue;
+    if (state === 'Error' && instant === null) continue; // it did not come about: only its undo is open
+    const siblings = children.get(parentId);
+    if (siblings === undefined) children.set(parentId, [record]);
+    else siblings.push(record);
+  }
+  return {
+    byId: new Map(backups.map((record) => [record.backup.id, record])),
+    childrenOf: (id) => children.get(id) ?? [],
+  };
+}
+
+/** Leaves first; without a limit of depth, because a chain may have none. */
+function descendantsOf(record: BackupRecord, { childrenOf }: Family): BackupRecord[] {
+  const found: BackupRecord[] = [];
+  const open = [...childrenOf(record.backup.id)];
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    found.push(next);
+    open.push(...childrenOf(next.backup.id));
+  }
+  return found.toReversed();
+}
+
+const parentOf = ({ backup }: BackupRecord, { byId }: Family): BackupRecord | undefined =>
   backup.parentId === null ? undefined : byId.get(backup.parentId);
 
-function rootOf(record: BackupRecord, byId: ReadonlyMap<string, BackupRecord>): BackupRecord {
-  const parent = parentOf(record, byId);
-  return parent === undefined || parent.backup.state === 'Expunged' ? record : rootOf(parent, byId);
+function rootOf(record: BackupRecord, family: Family): BackupRecord {
+  let root = record;
+  for (let parent = parentOf(root, family); parent !== undefined; parent = parentOf(root, family)) {
+    if (parent.backup.state === 'Expunged') break;
+    root = parent;
+  }
+  return root;
 }

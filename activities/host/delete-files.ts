@@ -1,24 +1,56 @@
 import { openRepository } from '../../repository/identity.ts';
-import { deleteManifest } from '../../repository/manifest.ts';
+import { validationKey } from '../../repository/layout.ts';
+import { deleteManifest, listManifests } from '../../repository/manifest.ts';
+import type { BlobStore } from '../../repository/blob-store.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupTarget } from '../../schemas/plan.ts';
 import { withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
+import { readCompleted } from './publish-backup.ts';
+
+type Repository = BackupTarget['repository'];
 
 export const createDeleteFiles = ({ openStore }: HostDependencies) => ({
+  /** The backup's manifest is there: it can be restored. */
+  async isPublished(repository: Repository, vmUuid: string, backupId: string): Promise<boolean> {
+    const store = openStore(repository.location);
+    await openRepository(store, repository.id);
+    return (await readCompleted(store, vmUuid, backupId)) !== undefined;
+  },
+
   /**
    * Withdraws a backup: its manifest first, so that nobody finds half a backup, then its files. Repeatable.
-   * @throws RepositoryUnavailable, RepositoryReadOnly
+   * @throws BackupNotDeletable when a manifest that the catalog does not know is built on it; RepositoryUnavailable,
+   *   RepositoryReadOnly
    */
-  async deleteFiles(
-    repository: BackupTarget['repository'],
-    vmUuid: string,
-    backup: { id: string; files: string[] },
-  ): Promise<void> {
+  async deleteFiles(repository: Repository, vmUuid: string, backup: { id: string; files: string[] }): Promise<void> {
     await withHeartbeat('removing files', async () => {
       const store = openStore(repository.location);
       await openRepository(store, repository.id);
+      await requireUnneeded(store, vmUuid, backup);
       await deleteManifest(store, vmUuid, backup.id);
-      for (const file of backup.files) await store.deleteBlob(file);
+      for (const file of [...backup.files, validationKey(vmUuid, backup.id)]) await store.deleteBlob(file);
     });
   },
 });
+
+/** The repository has the last word on what is built on a file: a catalog may have been brought back from yesterday. */
+async function requireUnneeded(
+  store: BlobStore,
+  vmUuid: string,
+  backup: { id: string; files: string[] },
+): Promise<void> {
+  const going = new Set(backup.files);
+  for await (const { backupId, manifest, error } of listManifests(store, vmUuid)) {
+    if (backupId === backup.id) continue;
+    if (error?.code === 'unsupported-version') throw error;
+    const needs = manifest?.disks
+      .flatMap(({ file, backingFile }) => [file, backingFile])
+      .find((file) => file !== null && going.has(file));
+    if (needs == null) continue; // one that cannot be read cannot be restored either
+    throw new HoldfastError(
+      'BackupNotDeletable',
+      `backup ${backup.id}: its file ${needs} is needed by backup ${backupId}, whose manifest is in the repository and which the catalog does not know as built on it`,
+    );
+  }
+}

@@ -11,6 +11,7 @@ import { addDeleteCommand } from './delete.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
 import { parseWhole } from './offering.ts';
 import { addValidateCommand, validationText } from './validate.ts';
+import { addPinCommands } from './pin.ts';
 
 interface TakeFlags {
   full?: boolean;
@@ -110,6 +111,7 @@ export function addBackupCommands(program: Command): void {
     );
   addDeleteCommand(backup);
   addValidateCommand(backup);
+  addPinCommands(backup);
   backup
     .command('show')
     .description('show one backup')
@@ -117,10 +119,12 @@ export function addBackupCommands(program: Command): void {
     .action(
       action(async (context, id: string) => {
         const catalog = await context.catalog();
-        const { backup: found, failure, damage } = await findBackup(catalog, id);
+        const { backup: found, failure, damage, pinned, pinNote } = await findBackup(catalog, id);
         const validationResult = await catalog.validations.resultOf(found.id);
         const shown = {
           ...found,
+          pinned,
+          ...(pinNote === undefined ? {} : { pinNote }),
           ...(failure === null ? {} : { failure }),
           ...(damage === null ? {} : { damage }),
           ...(validationResult === null ? {} : { validationResult }),
@@ -128,6 +132,7 @@ export function addBackupCommands(program: Command): void {
         context.output.result(shown, () =>
           [
             summary(found),
+            ...(pinned ? [`pinned${pinNote === undefined ? '' : `: ${pinNote}`}`] : []),
             ...(failure === null ? [] : [`${failure.type}: ${failure.message}`]),
             ...(damage === null ? [] : [`damaged: ${damage}`]),
             validationText(found.validation, validationResult),

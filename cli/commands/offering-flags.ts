@@ -4,12 +4,13 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import { diskTarget } from '../../schemas/names.ts';
 import { retentionRules, type RetentionRules } from '../../schemas/retention.ts';
 import { validationStep, type ValidationStep } from '../../schemas/states.ts';
+import { addRuleOptions, parseAge, ruleFieldsOf, type RuleFlags } from '../retention-options.ts';
 import { parseCount, parseName } from './dev.ts';
 
 /** `false` = taken back by `--no-…`; undefined = not spoken of. */
 type Clearable<T> = T | false | undefined;
 
-export interface OfferingFlags {
+export interface OfferingFlags extends RuleFlags {
   chainSize?: number;
   repo?: Clearable<string>;
   strategy?: string;
@@ -27,34 +28,15 @@ export interface OfferingFlags {
   endChainOnNotValid?: boolean;
   quickRestore?: boolean;
   retention?: false;
-  keepLast?: number;
-  keepHourly?: number;
-  keepDaily?: number;
-  keepWeekly?: number;
-  keepMonthly?: number;
-  keepYearly?: number;
-  keepMinAge?: number;
-  keepTimezone?: string;
   timeLimit?: number;
   compressionTimeLimit?: number;
   tenant?: string;
   priority?: number;
 }
 
-const KEEP_FLAGS = {
-  last: 'keepLast',
-  hourly: 'keepHourly',
-  daily: 'keepDaily',
-  weekly: 'keepWeekly',
-  monthly: 'keepMonthly',
-  yearly: 'keepYearly',
-  minimumAgeSeconds: 'keepMinAge',
-  timezone: 'keepTimezone',
-} as const satisfies Record<keyof RetentionRules, keyof OfferingFlags>;
-
 /** Declares a flag for every field of an offering. `--no-…` takes back what has no other word for nothing. */
 export function addOfferingFlags(command: Command): Command {
-  return command
+  command
     .option(
       '--chain-size <n>',
       'backups of a chain, its full included; 1 = always full, below 1 = unlimited (default 8)',
@@ -100,15 +82,8 @@ export function addOfferingFlags(command: Command): Command {
     .option('--end-chain-on-not-valid', 'a backup that proves not valid ends its chain')
     .option('--no-end-chain-on-not-valid', 'the chain goes on all the same (default)')
     .option('--quick-restore', 'VMs may be restored by booting from the backup')
-    .option('--no-quick-restore', 'they may not (default)')
-    .option('--keep-last <n>', 'retention: keep the newest N backups', parseNatural)
-    .option('--keep-hourly <n>', 'the newest of each of the last N hours', parseNatural)
-    .option('--keep-daily <n>', '… days', parseNatural)
-    .option('--keep-weekly <n>', '… weeks', parseNatural)
-    .option('--keep-monthly <n>', '… months', parseNatural)
-    .option('--keep-yearly <n>', '… years', parseNatural)
-    .option('--keep-min-age <time>', 'nothing younger goes', parseAge)
-    .option('--keep-timezone <name>', 'where days, weeks and months begin (default UTC)', parseTimezone)
+    .option('--no-quick-restore', 'they may not (default)');
+  return addRuleOptions(command)
     .option('--no-retention', 'every backup is kept (default)')
     .option('--time-limit <time>', 'for all disks of a run together (default 43200)', parseSeconds)
     .option('--compression-time-limit <time>', 'for a compression after the backup (default 28800)', parseSeconds)
@@ -192,9 +167,7 @@ function jsonArray(text: string): string[] {
 }
 
 function retentionAfter(before: RetentionRules | null, flags: OfferingFlags): RetentionRules | null {
-  const changes = given(
-    Object.fromEntries(Object.entries(KEEP_FLAGS).map(([field, flag]) => [field, flags[flag]] as const)),
-  );
+  const changes = given(ruleFieldsOf(flags));
   if (flags.retention === false) {
     if (Object.keys(changes).length === 0) return null;
     throw refused('--no-retention', 'contradicts --keep-…; give one of them');
@@ -221,12 +194,6 @@ export function parseWhole(value: string): number {
   return whole;
 }
 
-function parseNatural(value: string): number {
-  const count = parseWhole(value);
-  if (count < 0) throw new InvalidArgumentError('give a whole number from 0 on');
-  return count;
-}
-
 const within =
   (from: number, to: number) =>
   (value: string): number => {
@@ -237,15 +204,6 @@ const within =
 const parsePriority = within(1, 5);
 const parseCheckpoints = within(1, 16);
 
-const UNIT_SECONDS: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400 };
-
-/** `3600`, `90m`, `12h`, `7d`: seconds. */
-export function parseAge(value: string): number {
-  const [, count, unit = 's'] = /^(\d{1,10})([smhd])?$/.exec(value) ?? [];
-  if (count === undefined) throw new InvalidArgumentError('give seconds, or a time like 90m, 12h, 7d');
-  return Number(count) * (UNIT_SECONDS[unit] ?? 1);
-}
-
 /** The longest a limit may be: a year says "none" well enough, and Temporal's own timers hold it. */
 const LONGEST_SECONDS = 366 * 86_400;
 
@@ -253,15 +211,6 @@ export function parseSeconds(value: string): number {
   const seconds = parseAge(value);
   if (seconds < 1 || seconds > LONGEST_SECONDS) throw new InvalidArgumentError('give a time from 1 s to 366d');
   return seconds;
-}
-
-function parseTimezone(value: string): string {
-  try {
-    new Intl.DateTimeFormat('en', { timeZone: value });
-    return value;
-  } catch {
-    throw new InvalidArgumentError('give the IANA name of a time zone, like Europe/Berlin');
-  }
 }
 
 function parseSteps(value: string): ValidationStep[] {

@@ -4,9 +4,9 @@ import type { BackupRecord } from '../../catalog/contract.ts';
 import type { BackupState } from '../../schemas/states.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 
-/** A chain as `name parent state`, each of 10 bytes. */
+/** A chain as `name parent state`, each of 10 bytes, a minute after the one before. */
 function chainOf(...lines: string[]): BackupRecord[] {
-  return lines.map((line) => {
+  return lines.map((line, minute) => {
     const [id = '', parent = '-', state = 'BackedUp'] = line.split(' ');
     return {
       backup: {
@@ -20,7 +20,7 @@ function chainOf(...lines: string[]): BackupRecord[] {
         isolated: false,
         endOfChain: false,
         consistency: 'crash',
-        instant: '2026-11-21T12:00:00.000Z',
+        instant: state === 'Failed' ? null : `2026-11-21T12:${String(minute).padStart(2, '0')}:00.000Z`,
         host: 'kvm-1',
         repository: 'main',
         compression: 'None',
@@ -49,6 +49,7 @@ describe('planDelete', () => {
     chain: string[];
     id: string;
     force?: boolean;
+    openChain?: string | null;
     hide: boolean;
     expunge: string[];
     neededBy?: string[];
@@ -121,12 +122,37 @@ describe('planDelete', () => {
       ends: false,
     },
     {
-      name: 'repeats a delete that stopped',
+      name: 'repeats a delete that stopped, or was ended by force',
       chain: ['a - Removed', 'b a Error'],
       id: 'b',
       hide: false,
       expunge: ['b', 'a'],
+      ends: true,
+    },
+    {
+      name: 'does not end a chain that is over',
+      chain: ['a', 'b a'],
+      id: 'b',
+      openChain: 'another',
+      hide: false,
+      expunge: ['b'],
       ends: false,
+    },
+    {
+      name: 'does not end the chain with an older leaf that was damaged',
+      chain: ['a', 'b a', 'c a'],
+      id: 'b',
+      hide: false,
+      expunge: ['b'],
+      ends: false,
+    },
+    {
+      name: 'takes no notice of a failed backup whose undo is open',
+      chain: ['a', 'b a Failed'],
+      id: 'a',
+      hide: false,
+      expunge: ['a'],
+      ends: true,
     },
     {
       name: 'removes the whole chain by force, leaves first',
@@ -137,8 +163,8 @@ describe('planDelete', () => {
       expunge: ['c', 'b', 'a'],
       ends: true,
     },
-  ])('$name', ({ chain, id, force = false, hide, expunge, neededBy = [], ends }) => {
-    const plan = planDelete(chainOf(...chain), id, { force });
+  ])('$name', ({ chain, id, force = false, openChain = 'chain', hide, expunge, neededBy = [], ends }) => {
+    const plan = planDelete(chainOf(...chain), id, { force, openChain });
     expect({ ...plan, expunge: plan.expunge.map((backup) => backup.id) }).toMatchObject({
       hide,
       expunge,
@@ -148,13 +174,44 @@ describe('planDelete', () => {
     });
   });
 
-  it.each(['BackingUp', 'Restoring', 'Queued'])('refuses a backup that is %s', (state) => {
-    expect(() => planDelete(chainOf(`a - ${state}`), 'a', { force: false })).toThrow(
-      new HoldfastError('BackupNotDeletable', `backup a of VM web-1 is ${state}; try again later`),
+  const OPEN = { force: false, openChain: 'chain' };
+
+  it.each([
+    [{ state: 'BackingUp' }, 'being taken; try again later'],
+    [{ state: 'Restoring' }, 'being restored; try again later'],
+    [{ compression: 'Compressing' }, 'being compressed; try again later'],
+    [{ compression: 'FinalizingCompression' }, 'being compressed; try again later'],
+    [{ validation: 'Validating' }, 'being validated; try again later'],
+  ] as const)('refuses a backup with %j: it is %s', (busy, reason) => {
+    const [record] = chainOf('a');
+    if (record === undefined) return;
+    const records = [{ ...record, backup: { ...record.backup, ...busy } }];
+    expect(() => planDelete(records, 'a', OPEN)).toThrow(
+      new HoldfastError('BackupNotDeletable', `backup a of VM web-1 is ${reason}`),
     );
   });
 
+  it('refuses a pinned backup, also when the whole chain is to go', () => {
+    const pinned = chainOf('a', 'b a').map((record) => ({ ...record, pinned: record.backup.id === 'a' }));
+    for (const [id, force] of [
+      ['a', false],
+      ['b', true],
+    ] as const) {
+      expect(() => planDelete(pinned, id, { ...OPEN, force })).toThrow(
+        /backup a of VM web-1 is pinned; unpin it first/,
+      );
+    }
+    expect(planDelete(pinned, 'b', OPEN).expunge).toMatchObject([{ id: 'b' }]);
+  });
+
   it('refuses by force while any backup of the chain is busy', () => {
-    expect(() => planDelete(chainOf('a', 'b a BackingUp'), 'a', { force: true })).toThrow(/b of VM web-1 is BackingUp/);
+    const chain = chainOf('a', 'b a BackingUp');
+    expect(() => planDelete(chain, 'a', { ...OPEN, force: true })).toThrow(/b of VM web-1 is being taken/);
+  });
+
+  it('finds its way through a chain of ten thousand', () => {
+    const chain = chainOf(...Array.from({ length: 10_000 }, (_, n) => (n === 0 ? 'b0' : `b${n} b${n - 1}`)));
+    expect(planDelete(chain, 'b0', OPEN).neededBy).toHaveLength(9_999);
+    expect(planDelete(chain, 'b5', { ...OPEN, force: true }).expunge.at(-1)?.id).toBe('b0');
   });
 });

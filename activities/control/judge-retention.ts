@@ -1,0 +1,76 @@
+import type { BackupRecord, Catalog } from '../../catalog/contract.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
+import type { RetentionRules } from '../../schemas/retention.ts';
+import { PRESENT } from './delete-backup.ts';
+import { neededHidden, planDelete } from './plan-delete.ts';
+import { planRetention } from './plan-retention.ts';
+
+/** What retention means for one backup. */
+export interface JudgedRetention {
+  id: string;
+  instant: string | null;
+  repository: string;
+  /** What wants it to live; empty where it goes. */
+  keptBy: string[];
+  /** `hidden`: its files stay for those that are built on it. */
+  outcome: 'kept' | 'hidden' | 'deleted';
+  /** Hidden before, whatever the rules say. */
+  wasHidden: boolean;
+  storedBytes: number;
+}
+
+/** What rules mean for all backups of a VM, newest first: of each repository by itself, because each stands alone. */
+export async function judgeRetention(
+  catalog: Catalog,
+  vmUuid: string,
+  rules: RetentionRules,
+  now: Date,
+): Promise<JudgedRetention[]> {
+  const present = await catalog.backups.records({ vm: vmUuid, states: PRESENT });
+  const judged: JudgedRetention[] = [];
+  for (const [repository, backups] of Map.groupBy(present, ({ backup }) => backup.repository)) {
+    const chain = await catalog.backups.lastChain(vmUuid, repository);
+    const current = await catalog.backups.current(vmUuid, repository);
+    const openChain = chain?.open === true ? chain.id : null;
+    judged.push(...judgeBackups(backups, rules, { now, currentId: current?.backup.id, openChain }));
+  }
+  return judged;
+}
+
+/** The same of one repository's backups, which are given: the rules, then one delete after the other, newest first. */
+export function judgeBackups(
+  backups: readonly BackupRecord[],
+  rules: RetentionRules,
+  options: { now: Date; currentId?: string | undefined; openChain: string | null },
+): JudgedRetention[] {
+  const verdicts = planRetention(backups, rules, { ...options, neededHidden: neededHidden(backups) });
+  const keptBy = new Map(verdicts.map((verdict) => [verdict.id, verdict.keptBy]));
+  const left = new Map(backups.map((record) => [record.backup.id, record]));
+  const hidden = new Set<string>();
+  for (const { id, keptBy: wanted } of verdicts) {
+    const record = left.get(id);
+    if (wanted.length > 0 || record === undefined) continue; // gone with one that was built on it
+    try {
+      const plan = planDelete([...left.values()], id, { force: false, openChain: options.openChain });
+      if (plan.hide) {
+        left.set(id, { ...record, backup: { ...record.backup, state: 'Removed' } });
+        hidden.add(id);
+      }
+      for (const gone of plan.expunge) left.delete(gone.id);
+    } catch (error) {
+      if (!(error instanceof HoldfastError)) throw error;
+      wanted.push(error.message);
+    }
+  }
+  return backups
+    .filter(({ backup }) => backup.instant !== null && backup.state !== 'Failed')
+    .map(({ backup }) => ({
+      id: backup.id,
+      instant: backup.instant,
+      repository: backup.repository,
+      keptBy: keptBy.get(backup.id) ?? ['others are built on it'],
+      outcome: !left.has(backup.id) ? 'deleted' : left.get(backup.id)?.backup.state === 'Removed' ? 'hidden' : 'kept',
+      wasHidden: backup.state === 'Removed',
+      storedBytes: backup.storedBytes,
+    }));
+}

@@ -1,0 +1,89 @@
+import { HoldfastError } from '../../schemas/failures.ts';
+import type { RetentionRules } from '../../schemas/retention.ts';
+import type { ControlDependencies } from './dependencies.ts';
+import { judgeRetention, type JudgedRetention } from './judge-retention.ts';
+
+/** A run's history has an end: what is beyond these goes with the VM's next run, or is counted only. */
+const GOING_AT_ONCE = 300;
+const KEPT_SHOWN = 1000;
+
+export interface JudgedVm {
+  vm: { uuid: string; name: string };
+  offering: string;
+  keptCount: number;
+  kept: JudgedRetention[];
+  /** What goes, newest first, and what it takes along. */
+  going: JudgedRetention[];
+  /** More that go, with the next run. */
+  left: number;
+}
+
+export const createRetention = ({ catalog }: ControlDependencies) => {
+  /** A VM is known as long as it has backups, wherever it is. */
+  async function protectedVm(
+    vm: string,
+  ): Promise<{ uuid: string; name: string; offering: string; rules: RetentionRules }> {
+    const [found, ...others] = await catalog.vms.findByNameOrUuid(vm);
+    if (found === undefined) throw new HoldfastError('VmNotFound', `VM ${vm} is not known; see: holdfast vm ls`);
+    if (others.length > 0) {
+      const uuids = [found, ...others].map(({ uuid }) => uuid).join(', ');
+      throw new HoldfastError('VmAmbiguous', `several VMs are called ${vm}: ${uuids}; name one by its UUID`);
+    }
+    const { uuid, name, offering } = found;
+    if (offering === null) {
+      throw new HoldfastError('NoRetention', `VM ${name} is protected by no offering: nothing says what to keep`);
+    }
+    const rules = (await catalog.offerings.find(offering))?.retention ?? null;
+    if (rules === null) {
+      throw new HoldfastError('NoRetention', `VM ${name}: its offering ${offering} has no retention: all backups stay`);
+    }
+    return { uuid, name, offering, rules };
+  }
+
+  return {
+    /**
+     * What the rules of the VM's offering mean for each of its backups.
+     * @throws NoRetention, VmNotFound, VmAmbiguous
+     */
+    async judgeRetention(vm: string): Promise<JudgedVm> {
+      const { uuid, name, offering, rules } = await protectedVm(vm);
+      const backups = await judgeRetention(catalog, uuid, rules, new Date());
+      const kept = backups.filter(({ outcome }) => outcome === 'kept');
+      const going = backups.filter(
+        ({ outcome, wasHidden }) => outcome !== 'kept' && !(outcome === 'hidden' && wasHidden),
+      );
+      return {
+        vm: { uuid, name },
+        offering,
+        keptCount: kept.length,
+        kept: kept.slice(0, KEPT_SHOWN),
+        going: going.slice(0, GOING_AT_ONCE),
+        left: Math.max(0, going.length - GOING_AT_ONCE),
+      };
+    },
+
+    /** Asked once nothing else works on the VM: nothing wants the backup to live, still. */
+    async retentionLetsGo(vmUuid: string, backupId: string): Promise<boolean> {
+      const { rules } = await protectedVm(vmUuid);
+      const judged = await judgeRetention(catalog, vmUuid, rules, new Date());
+      return judged.some(({ id, keptBy }) => id === backupId && keptBy.length === 0);
+    },
+
+    /** VMs whose offering has retention, by UUID, from the one after `after` on. */
+    async vmsWithRetention(after: string | null, limit: number): Promise<{ uuid: string; name: string }[]> {
+      const offerings = await catalog.offerings.list();
+      const withRules = new Set(offerings.filter(({ retention }) => retention !== null).map(({ name }) => name));
+      return (await catalog.vms.list())
+        .filter(({ uuid, offering }) => offering !== null && withRules.has(offering) && uuid > (after ?? ''))
+        .toSorted((a, b) => (a.uuid < b.uuid ? -1 : 1))
+        .slice(0, limit)
+        .map(({ uuid, name }) => ({ uuid, name }));
+    },
+
+    /** Tells people what retention did to a VM's backups. */
+    async recordRetention(vmUuid: string, message: string, failed: boolean): Promise<void> {
+      const kind = failed ? 'retention-stopped' : 'retention-applied';
+      await catalog.events.record({ at: new Date().toISOString(), kind, vmUuid, message });
+    },
+  };
+};

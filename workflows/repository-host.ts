@@ -1,0 +1,20 @@
+import type { RepositoryRecord } from '../schemas/catalog.ts';
+import { hostProbes } from './activity-proxies.ts';
+import { failureTypeOf } from './failure-cause.ts';
+
+/**
+ * The first of the hosts that answers and has the repository.
+ * @throws what a host that answered said of the repository; else that none answered
+ */
+export async function hostWithRepository(hosts: string[], repository: RepositoryRecord): Promise<string> {
+  let refusal: unknown;
+  for (const host of hosts) {
+    try {
+      await hostProbes(host).seesRepository({ repository });
+      return host;
+    } catch (error) {
+      if (refusal === undefined || failureTypeOf(refusal) === 'HostUnreachable') refusal = error;
+    }
+  }
+  throw refusal;
+}
