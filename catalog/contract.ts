@@ -11,6 +11,7 @@ import type {
   VmSighting,
 } from '../schemas/catalog.ts';
 import type { Delta } from '../schemas/delta.ts';
+import type { OutcomeState, Schedule, ScheduleOutcome, ScheduleRun } from '../schemas/schedule.ts';
 import type { BackupState, Strategy, VmState } from '../schemas/states.ts';
 import type { ProvenBoot, ValidationResult } from '../schemas/validation.ts';
 
@@ -29,6 +30,7 @@ export interface Catalog extends AsyncDisposable {
   admissions: AdmissionQueries;
   events: EventQueries;
   validations: ValidationQueries;
+  schedules: ScheduleQueries;
 }
 
 export interface HostQueries {
@@ -241,4 +243,55 @@ export interface ValidationQueries {
   lastBoot(vmUuid: string): Promise<ProvenBoot | null>;
   /** Says why backups cannot be relied on; null takes it back. */
   setDamage(ids: string[], damage: string | null): Promise<void>;
+}
+
+export interface ScheduleRecord {
+  schedule: Schedule;
+  createdAt: string;
+  /** Up to then it is known of every run that should have been what became of it. */
+  checkedUntil: string;
+}
+
+/** What is noted of one VM's part in a run. */
+export type OutcomeChange = Pick<ScheduleOutcome, 'state'> &
+  Partial<Pick<ScheduleOutcome, 'reason' | 'backupId' | 'workflowId' | 'workflowRunId' | 'startedAt' | 'endedAt'>>;
+
+export interface ScheduleQueries {
+  list(): Promise<ScheduleRecord[]>;
+  find(name: string): Promise<ScheduleRecord | undefined>;
+  /** Adds it, or replaces its settings. */
+  put(schedule: Schedule): Promise<ScheduleRecord>;
+  remove(name: string): Promise<void>;
+  setCheckedUntil(name: string, time: string): Promise<void>;
+  /**
+   * Notes a run with the VMs that are its work. Again with the same id: nothing. A run that was noted as missed and begins
+   * after all is missed no more.
+   */
+  beginRun(run: ScheduleRun, vms: Pick<ScheduleOutcome, 'vm' | 'state' | 'reason' | 'backupId'>[]): Promise<void>;
+  /** Notes a run that never began, unless one is noted for that time. Says whether it was news. */
+  noteMissed(run: ScheduleRun): Promise<boolean>;
+  findRun(id: string): Promise<ScheduleRun | undefined>;
+  endRun(id: string, state: ScheduleRun['state'], reason: string | null, endedAt: string): Promise<void>;
+  /** Newest first. */
+  runs(filter?: {
+    schedule?: string;
+    since?: string;
+    states?: ScheduleRun['state'][];
+    limit?: number;
+  }): Promise<ScheduleRun[]>;
+  /** VMs of a run, in the order of their turns. */
+  outcomes(
+    runId: string,
+    filter?: { states?: OutcomeState[]; after?: number; limit?: number },
+  ): Promise<ScheduleOutcome[]>;
+  /** What became of VMs in all runs since then, newest first. */
+  outcomesSince(since: string, states: OutcomeState[]): Promise<ScheduleOutcome[]>;
+  /** The last that is known of each VM of a schedule, by name. */
+  lastOutcomes(schedule: string): Promise<ScheduleOutcome[]>;
+  setOutcome(runId: string, position: number, change: OutcomeChange): Promise<void>;
+  /** Gives all VMs whose turn has not come the same end. */
+  settlePending(runId: string, state: OutcomeState, reason: string, endedAt: string): Promise<void>;
+  countOutcomes(runId: string): Promise<Partial<Record<OutcomeState, number>>>;
+  /** Forgets runs that were scheduled before. */
+  prune(before: string): Promise<void>;
 }

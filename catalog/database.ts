@@ -10,6 +10,7 @@ import type {
   VmState,
 } from '../schemas/states.ts';
 import type { PowerState } from '../schemas/catalog.ts';
+import type { OutcomeState, ScheduleRunState, ScheduleTask } from '../schemas/schedule.ts';
 
 /**
  * The tables, alike on SQLite and PostgreSQL: ids and ISO 8601 times are text that sorts by its bytes, whole numbers
@@ -28,6 +29,9 @@ export interface Tables {
   deltas: DeltaTable;
   admissions: AdmissionTable;
   events: EventTable;
+  schedules: ScheduleTable;
+  schedule_runs: ScheduleRunTable;
+  schedule_outcomes: ScheduleOutcomeTable;
 }
 
 export type Engine = 'sqlite' | 'postgres';
@@ -212,4 +216,39 @@ export interface EventTable {
   vm_uuid: string | null;
   backup_id: string | null;
   message: string;
+}
+
+export interface ScheduleTable {
+  name: string;
+  /** JSON of the whole schedule: a new setting needs no migration. */
+  settings: string;
+  created_at: string;
+  /** Runs that should have been before this time are noted, those that were missed included. */
+  checked_until: string;
+}
+
+export interface ScheduleRunTable {
+  id: string;
+  schedule: string;
+  kind: ScheduleTask['kind'];
+  scheduled_at: string;
+  started_at: string | null;
+  ended_at: string | null;
+  workflow_id: string | null;
+  state: ScheduleRunState;
+  reason: string | null;
+}
+
+export interface ScheduleOutcomeTable {
+  run_id: string;
+  position: number;
+  vm_uuid: string | null;
+  vm_name: string;
+  state: OutcomeState;
+  reason: string | null;
+  backup_id: string | null;
+  workflow_id: string | null;
+  workflow_run_id: string | null;
+  started_at: string | null;
+  ended_at: string | null;
 }

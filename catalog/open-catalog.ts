@@ -18,10 +18,12 @@ import { lifeOfAChain } from './migrations/0002-life-of-a-chain.ts';
 import { overlaysOnPrimary } from './migrations/0003-overlays-on-primary.ts';
 import { pinNotes } from './migrations/0005-pin-notes.ts';
 import { validations } from './migrations/0007-validations.ts';
+import { schedules } from './migrations/0009-schedules.ts';
 import { backupsBeingRestored } from './migrations/0010-backups-being-restored.ts';
 import { offeringQueries } from './offerings.ts';
 import { repositoryQueries } from './repositories.ts';
 import { NodeSqliteDialect } from './sqlite-dialect.ts';
+import { scheduleQueries } from './schedules.ts';
 import { isWorthRepeating } from './transaction.ts';
 import { validationQueries } from './validations.ts';
 import { vmQueries } from './vms.ts';
@@ -48,6 +50,7 @@ export async function openCatalog(url: string): Promise<Catalog> {
     admissions: admissionQueries(database),
     events: eventQueries(database),
     validations: validationQueries(database),
+    schedules: scheduleQueries(database),
     [Symbol.asyncDispose]: () => database.db.destroy(),
   };
 }
@@ -124,6 +127,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
     '0003-overlays-on-primary': overlaysOnPrimary(engine),
     '0005-pin-notes': pinNotes(engine),
     '0007-validations': validations(engine),
+    '0009-schedules': schedules(engine),
     '0010-backups-being-restored': backupsBeingRestored(engine),
   };
   const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve(migrations) } });

@@ -13,6 +13,7 @@ import { addReclaimCommand } from './commands/reclaim.ts';
 import { addRepoCommands } from './commands/repo.ts';
 import { addRestoreCommand } from './commands/restore.ts';
 import { addRetentionCommands } from './commands/retention.ts';
+import { addScheduleCommands } from './commands/schedule.ts';
 import { addVmCommands } from './commands/vm.ts';
 import { addWorkerCommands } from './commands/worker.ts';
 
@@ -47,6 +48,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Shell completion: holdfast complete
   addRestoreCommand(program);
   addChainCommands(program);
   addRetentionCommands(program);
+  addScheduleCommands(program);
   addJobCommands(program);
   addReclaimCommand(program);
   addApiCommand(program);

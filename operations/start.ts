@@ -9,6 +9,7 @@ import type {
   TakeBackupRequest,
   ValidateBackupRequest,
 } from '../schemas/requests.ts';
+import { SCHEDULE_WORKFLOWS, type Schedule } from '../schemas/schedule.ts';
 import { runId } from './run-id.ts';
 
 /** Starts a backup; its `workflowId` is the job's id. */
@@ -44,6 +45,10 @@ export const startApplyRetention = async (client: Client, request: ApplyRetentio
 
 export const startFinishChain = async (client: Client, request: FinishChainRequest): Promise<WorkflowHandle> =>
   await start(client, 'finishChain', request.vm, request);
+
+/** One run of a schedule, now. */
+export const startSchedule = async (client: Client, { name, task }: Schedule): Promise<WorkflowHandle> =>
+  await start(client, SCHEDULE_WORKFLOWS[task.kind], name, { schedule: name });
 
 const start = async (client: Client, operation: string, subject: string, request: object): Promise<WorkflowHandle> =>
   await client.workflow.start(operation, {

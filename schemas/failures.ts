@@ -52,6 +52,7 @@ export const FAILURES = {
   OfferingInUse: { retryable: false },
   TemporalUnreachable: { retryable: true },
   JobNotFound: { retryable: false },
+  ScheduleNotFound: { retryable: false },
 } as const satisfies Record<string, { retryable: boolean }>;
 
 export type FailureType = keyof typeof FAILURES;

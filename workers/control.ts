@@ -6,6 +6,7 @@ import { CONTROL_QUEUE } from '../schemas/queues.ts';
 import { failureInterceptor } from './failure-interceptor.ts';
 import type { Installation } from './installation.ts';
 import { connectClient } from './connect-client.ts';
+import { scheduleClockOf } from './schedule-clock.ts';
 import { connectWorker, installRuntime, registerSearchAttributes, runsOf } from './temporal.ts';
 
 const RECLAIM_SCHEDULE = 'holdfast-reclaim-orphans';
@@ -27,7 +28,12 @@ export async function runControlWorker(
       namespace: temporal.namespace,
       taskQueue: CONTROL_QUEUE,
       workflowsPath: new URL('../workflows/index.ts', import.meta.url).pathname,
-      activities: createControlActivities({ catalog, runs: runsOf(client), heartbeatSeconds }),
+      activities: createControlActivities({
+        catalog,
+        runs: runsOf(client),
+        clock: scheduleClockOf(client),
+        heartbeatSeconds,
+      }),
       interceptors: { activity: [failureInterceptor] },
       shutdownGraceTime: '10 seconds',
       maxConcurrentActivityTaskExecutions: 50,

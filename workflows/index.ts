@@ -6,5 +6,6 @@ export { inventoryHost } from './inventory-host.ts';
 export { reclaimOrphans } from './reclaim-orphans.ts';
 export { restoreDisk } from './restore-disk.ts';
 export { restoreVm } from './restore-vm.ts';
+export { runSchedule } from './run-schedule.ts';
 export { takeBackup } from './take-backup.ts';
 export { validateBackup } from './validate-backup.ts';

@@ -5,12 +5,14 @@ import type { ControlDependencies } from './dependencies.ts';
 import { createFindOrphans } from './find-orphans.ts';
 import { createFindVm } from './find-vm.ts';
 import { createFinishChain } from './finish-chain.ts';
+import { createMissedRuns } from './missed-runs.ts';
 import { createPlanBackup } from './plan-backup.ts';
 import { createResolveTarget } from './resolve-target.ts';
 import { createDiskRestore } from './restore-disk.ts';
 import { createRestore } from './restore.ts';
 import { createValidation } from './validation.ts';
 import { createRetention } from './retention.ts';
+import { createScheduleRuns } from './schedule-runs.ts';
 
 /** Steps that need the catalog, on the queue `control`. */
 export const createControlActivities = (dependencies: ControlDependencies) => ({
@@ -26,5 +28,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createRetention(dependencies),
   ...createFinishChain(dependencies),
   ...createValidation(dependencies),
+  ...createScheduleRuns(dependencies),
+  ...createMissedRuns(dependencies),
 });
 export type ControlActivities = ReturnType<typeof createControlActivities>;
