@@ -72,7 +72,11 @@ export async function planRestore(
 }
 
 /** The files must be the chain they are said to be: each names the one before, the last has the disk's size. */
-function checkChain(chain: readonly ChainFile[], readers: readonly Qcow2Reader[], virtualSizeBytes: number): void {
+export function checkChain(
+  chain: readonly ChainFile[],
+  readers: readonly Pick<Qcow2Reader, 'header'>[],
+  virtualSizeBytes: number,
+): void {
   for (const [index, { header }] of readers.entries()) {
     const blobKey = chain[index]?.source.blobKey ?? '';
     const below = chain[index - 1];

@@ -38,6 +38,7 @@ export const CALLS = {
     threads: int,
   }),
   getCapabilities: remote(7, 'CONNECT_GET_CAPABILITIES', none, { xml: string }),
+  createXml: remote(10, 'DOMAIN_CREATE_XML', { xml: string, flags: uint }, dom),
   getXmlDesc: remote(14, 'DOMAIN_GET_XML_DESC', { ...dom, flags: uint }, { xml: string }),
   lookupByName: remote(23, 'DOMAIN_LOOKUP_BY_NAME', { name: string }, dom),
   lookupByUuid: remote(24, 'DOMAIN_LOOKUP_BY_UUID', { uuid }, dom),

@@ -61,6 +61,9 @@ export interface DomainDefinition {
   vcpus: number;
   disks: DomainDisk[];
   interfaces: DomainInterface[];
+  /** Files of the host that it boots from, past its disks. */
+  kernel: string | null;
+  initrd: string | null;
   /** The file of UEFI variables and what it was made from. */
   nvram: { path: string | null; template: string | null; format: string | null } | null;
   tpm: {
@@ -106,6 +109,8 @@ export function parseDomainXml(xml: string): DomainDefinition {
     vcpus: count(text(child(root, 'vcpu')) ?? '1', 'vcpu'),
     disks: unique(children(devices, 'disk').map(readDisk)),
     interfaces: children(devices, 'interface').map(readInterface),
+    kernel: text(child(os, 'kernel')),
+    initrd: text(child(os, 'initrd')),
     nvram: readNvram(child(os, 'nvram')),
     tpm: readTpm(child(devices, 'tpm')),
     hasAgentChannel: channel !== undefined,

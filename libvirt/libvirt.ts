@@ -212,6 +212,11 @@ export class Libvirt implements AsyncDisposable {
     return (await this.#lanes.call('slow', CALLS.create, args, slow(call))).dom;
   }
 
+  /** Starts a domain that is not defined: nothing of it remains when it ends. */
+  async createXml(xml: string, call?: CallOptions): Promise<Domain> {
+    return (await this.#lanes.call('slow', CALLS.createXml, { xml, flags: 0 }, slow(call))).dom;
+  }
+
   /** Ends a running domain as by pulling its plug. */
   async destroy(dom: Domain, call?: CallOptions): Promise<void> {
     await this.#lanes.call('slow', CALLS.destroy, { dom, flags: 0 }, slow(call));

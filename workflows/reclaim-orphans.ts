@@ -1,3 +1,4 @@
+import { patched } from '@temporalio/workflow';
 import { reclaimOrphansRequest, type ReclaimOrphansRequest } from '../schemas/requests.ts';
 import { controlActivities, hostUndo } from './activity-proxies.ts';
 import { causeOf } from './failure-cause.ts';
@@ -44,6 +45,7 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
       await control.recordFailure(backupId, 'Terminated', 'its run was ended by force; what it left was undone', []);
     }
   }
+  if (patched('ended-validations')) result.found.push(...(await control.endedValidations(!dryRun)));
   if (!dryRun) for (const { operationId } of leases) await control.releaseAdmission(operationId);
   view.ended('done', `${result.found.length} found, ${result.problems.length} problems`);
   return result;

@@ -1,5 +1,6 @@
 import { ApplicationFailure, CancellationScope, isCancellation, sleep, uuid4 } from '@temporalio/workflow';
 import type { Backup } from '../schemas/backup.ts';
+import type { ValidationStep } from '../schemas/states.ts';
 import { validateBackupRequest, type ValidateBackupRequest } from '../schemas/requests.ts';
 import {
   reasonOf,
@@ -9,7 +10,7 @@ import {
   type ValidationPlan,
   type ValidationResult,
 } from '../schemas/validation.ts';
-import { controlActivities, hostActivities, hostProbes, hostValidations } from './activity-proxies.ts';
+import { controlActivities, hostActivities, hostProbes, hostUndo, hostValidations } from './activity-proxies.ts';
 import { admitted } from './admitted.ts';
 import { Compensations } from './compensations.ts';
 import { causeOf, failureTypeOf } from './failure-cause.ts';
@@ -28,8 +29,10 @@ interface Findings {
   screenshot: string | null;
 }
 
-/** How long a host that has the repository may be silent, or full, before the validation is given up. */
+/** How long hosts may be silent, or without the repository, before the validation is given up. */
 const HOST_WAIT_SECONDS = 1800;
+/** How long one waits for memory: a night. */
+const ROOM_WAIT_SECONDS = 28_800;
 const ASK_AGAIN_SECONDS = [5, 10, 20, 30, 60];
 
 /** Proves that a backup can be read and boots; what it finds is kept with the backup. Only what prevents a try is a failure. */
@@ -49,7 +52,7 @@ export async function validateBackup(request: ValidateBackupRequest): Promise<Va
     compensations.add('restore the validation state', () => control.restoreValidation(plan));
     await control.beginValidation(plan);
     const found: Findings = { steps: [], problems: [], bootMs: null, host: null, screenshot: null };
-    await tryAll(plan, hosts, heartbeatSeconds, found, view);
+    await tryAll(plan, hosts, heartbeatSeconds, found, compensations, view);
     return await CancellationScope.nonCancellable(() => conclude(plan, found, compensations, view));
   } catch (error) {
     view.step(isCancellation(error) ? 'cancelled, undoing' : 'failed, undoing');
@@ -65,51 +68,114 @@ async function tryAll(
   hosts: string[],
   heartbeatSeconds: number,
   found: Findings,
+  compensations: Compensations,
   view: OperationView,
 ): Promise<void> {
   try {
-    const host = await hostWithRepository(plan, hosts, view);
-    found.host = host;
-    view.about({ host });
-    if (plan.steps.includes('hash')) await hash(plan, host, heartbeatSeconds, found, view);
+    if (plan.steps.includes('hash')) {
+      const host = await hostFor(plan, hosts, { room: false }, view);
+      await hash(plan, host, heartbeatSeconds, found, view);
+    }
+    if (found.problems.length > 0)
+      skipRest(plan, found, 'the stored bytes are not right, so nothing was booted from them');
+    else if (plan.steps.some((step) => step !== 'hash'))
+      await boot(plan, hosts, heartbeatSeconds, found, compensations, view);
   } catch (error) {
     if (isCancellation(error)) throw error;
     view.note(causeOf(error));
-    for (const step of plan.steps) {
-      if (found.steps.some((done) => done.step === step)) continue;
+    for (const step of stepsLeft(plan, found)) {
       found.steps.push({ step, result: 'unable', detail: causeOf(error), durationMs: 0 });
     }
   }
 }
 
-/** The first host that answers and can read the repository. Waits for one, within a bound. */
-async function hostWithRepository(plan: ValidationPlan, hosts: string[], view: OperationView): Promise<string> {
-  view.step('looking for a host that has the repository');
+const stepsLeft = (plan: ValidationPlan, found: Findings): ValidationStep[] =>
+  plan.steps.filter((step) => !found.steps.some((done) => done.step === step));
+
+function skipRest(plan: ValidationPlan, found: Findings, detail: string): void {
+  for (const step of stepsLeft(plan, found)) found.steps.push({ step, result: 'skipped', detail, durationMs: 0 });
+}
+
+/** The first host that answers, can read the repository and, where a VM is booted, has room. Waits for one, within a bound. */
+async function hostFor(
+  plan: ValidationPlan,
+  hosts: string[],
+  { room }: { room: boolean },
+  view: OperationView,
+): Promise<string> {
+  view.step('looking for a host');
   const startedMs = Date.now();
   for (let round = 0; ; round += 1) {
-    const causes: string[] = [];
+    const silent: string[] = [];
+    const full: string[] = [];
+    let mayFit = false;
     for (const host of hosts) {
       try {
-        await hostProbes(host).seesRepository({ repository: plan.repository });
-        return host;
+        const { neededBytes, freeBytes, totalBytes } = await hostProbes(host).validationRoom(plan);
+        if (!room || neededBytes <= freeBytes) return host;
+        mayFit ||= neededBytes <= totalBytes;
+        full.push(`${host}: needs ${gibText(neededBytes)}, ${gibText(freeBytes)} of ${gibText(totalBytes)} are free`);
       } catch (error) {
         if (isCancellation(error)) throw error;
-        causes.push(
-          `${host}: ${failureTypeOf(error) === 'HostUnreachable' ? 'its worker does not answer' : causeOf(error)}`,
-        );
+        const isSilent = failureTypeOf(error) === 'HostUnreachable';
+        silent.push(`${host}: ${isSilent ? 'its worker does not answer' : causeOf(error)}`);
       }
     }
-    if (Date.now() - startedMs > HOST_WAIT_SECONDS * 1000) {
+    const waitsFor =
+      full.length > 0
+        ? `room on ${[...full, ...silent].join('; ')}`
+        : `a host that can read repository ${plan.repository.name}: ${silent.join('; ')}`;
+    const waitSeconds = mayFit ? ROOM_WAIT_SECONDS : HOST_WAIT_SECONDS;
+    const isHopeless = full.length === hosts.length && !mayFit;
+    if (isHopeless || Date.now() - startedMs > waitSeconds * 1000) {
       throw ApplicationFailure.create({
         type: 'HostUnreachable',
         nonRetryable: true,
-        message: `no host can read repository ${plan.repository.name}: ${causes.join('; ')}`,
+        message: `there was no ${waitsFor.replace(/^a /, '')}`,
       });
     }
-    view.waitingFor(`waiting for a host that can read repository ${plan.repository.name}: ${causes.join('; ')}`);
+    view.waitingFor(`waiting for ${waitsFor}`);
     await sleep((ASK_AGAIN_SECONDS[Math.min(round, ASK_AGAIN_SECONDS.length - 1)] ?? 60) * 1000);
   }
 }
+
+/** Boots a throw-away VM where there is room; somebody may be quicker to take it, then the search begins anew. */
+async function boot(
+  plan: ValidationPlan,
+  hosts: string[],
+  heartbeatSeconds: number,
+  found: Findings,
+  compensations: Compensations,
+  view: OperationView,
+): Promise<void> {
+  for (let round = 0; ; round += 1) {
+    const host = await hostFor(plan, hosts, { room: true }, view);
+    found.host = host;
+    view.about({ host });
+    view.step(`booting a throw-away VM on ${host}`);
+    compensations.add('end the throw-away VM', () =>
+      hostUndo(host).endThrowAwayVm({ validationId: plan.validationId }),
+    );
+    const booted = await hostValidations(host, heartbeatSeconds).bootBackup(plan);
+    if (booted.kind === 'tried') {
+      found.steps.push(...booted.steps);
+      found.bootMs = booted.bootMs;
+      found.screenshot = booted.screenshot;
+      return;
+    }
+    if (round >= 20) {
+      throw ApplicationFailure.create({
+        type: 'HostUnreachable',
+        nonRetryable: true,
+        message: `room on ${host} was taken by others ${round} times: ${gibText(booted.room.neededBytes)} are needed`,
+      });
+    }
+    view.waitingFor(`waiting for room on ${host}: needs ${gibText(booted.room.neededBytes)}`);
+    await sleep('30 seconds');
+  }
+}
+
+const gibText = (bytes: number): string => `${(bytes / 1024 ** 3).toFixed(1)} GiB`;
 
 async function hash(
   plan: ValidationPlan,
@@ -118,6 +184,8 @@ async function hash(
   found: Findings,
   view: OperationView,
 ): Promise<void> {
+  found.host = host;
+  view.about({ host });
   view.step('hashing every stored byte');
   const startedMs = Date.now();
   const { problems, files, verifiedBytes } = await hostValidations(host, heartbeatSeconds).hashBackup(plan);

@@ -9,11 +9,13 @@ import { uuid } from '../../schemas/names.ts';
  */
 export class HostState {
   readonly capturesFolder: string;
+  readonly validationsFolder: string;
   readonly #scratchRoot: string;
   readonly #socketRoot: string;
 
   constructor({ stateDir, scratchDir, runtimeDir }: { stateDir: string; scratchDir: string; runtimeDir: string }) {
     this.capturesFolder = join(stateDir, 'captures');
+    this.validationsFolder = join(stateDir, 'validations');
     this.#scratchRoot = scratchDir;
     this.#socketRoot = join(runtimeDir, createHash('sha256').update(stateDir).digest('hex').slice(0, 12));
   }
@@ -40,7 +42,11 @@ export class HostState {
    * @param imagePath an image of the VM; its owner is the user QEMU runs as
    */
   async prepare(backupId: string, imagePath: string | null): Promise<void> {
-    const owner = imagePath === null ? undefined : await stat(imagePath).catch(() => undefined);
+    await this.prepareFor(backupId, imagePath === null ? undefined : await stat(imagePath).catch(() => undefined));
+  }
+
+  /** The same for a user that is known. */
+  async prepareFor(backupId: string, owner: { uid: number; gid: number } | undefined): Promise<void> {
     for (const root of [this.#scratchRoot, this.#socketRoot]) await mkdir(root, { recursive: true, mode: 0o711 });
     for (const folder of [this.scratchFolder(backupId), this.socketFolder(backupId)]) {
       await rm(folder, { recursive: true, force: true });

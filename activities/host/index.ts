@@ -1,5 +1,6 @@
 import { createAttachDisk } from './attach-disk.ts';
 import { createBeginBackup } from './begin-backup.ts';
+import { createBootBackup, createValidationSteps } from './boot-backup.ts';
 import { createCopyDisk } from './copy-disk.ts';
 import { createDeleteFiles } from './delete-files.ts';
 import type { HostDependencies } from './dependencies.ts';
@@ -28,6 +29,7 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createReclaimLeftovers(dependencies),
   ...createDeleteFiles(dependencies),
   ...createKeepValidation(dependencies),
+  ...createValidationSteps(dependencies),
 });
 export type HostActivities = ReturnType<typeof createHostActivities>;
 
@@ -41,5 +43,6 @@ export type HostDataActivities = ReturnType<typeof createHostDataActivities>;
 /** Work on stored backups, on the queue `host:<h>:jobs`. */
 export const createHostJobActivities = (dependencies: HostDependencies) => ({
   ...createHashBackup(dependencies),
+  ...createBootBackup(dependencies),
 });
 export type HostJobActivities = ReturnType<typeof createHostJobActivities>;

@@ -12,6 +12,7 @@ import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
 import { endOrphanedJob } from './orphaned-job.ts';
 import { powerOf } from './power.ts';
+import { backupOfThrowAway } from './validation-notes.ts';
 import { snapshotsWithMemory } from './snapshots.ts';
 import { stoppedBitmaps } from './stopped-images.ts';
 import { whyNotSnapshot } from '../strategy-fit.ts';
@@ -38,7 +39,9 @@ export const createInspection = ({ host, slots, libvirt, state, openStore, versi
       const domain = uuid.safeParse(vm).success
         ? ((await libvirt.lookupByUuid(vm, { signal })) ?? (await libvirt.lookupByName(vm, { signal })))
         : await libvirt.lookupByName(vm, { signal });
-      return domain === undefined || !vmName.safeParse(domain.name).success ? [] : [await sighting(domain, signal)];
+      const isVm = domain !== undefined && vmName.safeParse(domain.name).success;
+      // Not for a validation's throw-away VM: it is nobody's to back up.
+      return !isVm || backupOfThrowAway(domain.name) !== undefined ? [] : [await sighting(domain, signal)];
     },
 
     /** All VMs of the host that have names we can keep, and what the host can do. */
@@ -47,7 +50,7 @@ export const createInspection = ({ host, slots, libvirt, state, openStore, versi
         const signal = cancellationSignal();
         const vms: VmSighting[] = [];
         for (const domain of await libvirt.listDomains({ signal })) {
-          if (!vmName.safeParse(domain.name).success) continue;
+          if (!vmName.safeParse(domain.name).success || backupOfThrowAway(domain.name) !== undefined) continue;
           const seen = await sighting(domain, signal).catch((error: unknown) => {
             signal.throwIfAborted();
             if (error instanceof Error && error.name === 'LibvirtError') return undefined; // undefined meanwhile

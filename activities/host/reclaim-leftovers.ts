@@ -1,16 +1,18 @@
-import { withHeartbeat } from '../cancellation.ts';
+import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { createAttachDisk } from './attach-disk.ts';
 import { createEndBackup, type AbortedBackup } from './end-backup.ts';
 import { listIds } from './json-notes.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { createSwapDisks } from './swap-disks.ts';
+import { createThrowAwayVms } from './throw-away-vm.ts';
 
 export const createReclaimLeftovers = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
   const { captures, restores, state } = dependencies;
   const backups = createEndBackup(dependencies);
   const attaching = createAttachDisk(dependencies);
   const swaps = createSwapDisks(dependencies);
+  const throwAways = createThrowAwayVms(dependencies);
 
   return {
     /**
@@ -50,6 +52,11 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
           if (note !== undefined) await swaps.undoRestore(note.plan);
           else if (disk !== undefined) await attaching.undoDisk(disk.plan);
           else await restores.remove(id);
+        }
+        for (const { id } of (await throwAways.notes.list()).filter(orphaned)) {
+          const note = await throwAways.notes.read(id);
+          found.push(`throw-away VM of backup ${note?.backupId ?? id}`);
+          if (!dryRun) await throwAways.end(id, { signal: cancellationSignal() });
         }
         for (const folder of (await listIds(state.scratchRoot)).filter(orphaned)) {
           if ((await captures.read(folder.id)) !== undefined) continue;

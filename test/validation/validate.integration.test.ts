@@ -1,4 +1,6 @@
-import { open } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { open, readdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Backup } from '../../schemas/backup.ts';
 import type { ValidationResult } from '../../schemas/validation.ts';
@@ -35,7 +37,7 @@ describe('a validation', () => {
 
   /** Runs the command, whatever it ends with. */
   async function validate(backup: Backup, ...flags: string[]): Promise<Validated & { exitCode: number }> {
-    const { exitCode, stdout, stderr } = await bed.holdfast.cli('backup', 'validate', backup.id, ...flags, '--json');
+    const { exitCode, stdout, stderr } = await bed.holdfast.cli('--json', 'backup', 'validate', backup.id, ...flags);
     if (stdout === '') throw new Error(stderr);
     return { ...(JSON.parse(stdout) as Validated), exitCode };
   }
@@ -77,4 +79,65 @@ describe('a validation', () => {
       expect((await shown(backup)).damage).toBeUndefined();
     }
   });
+
+  /** Hash, owner, mode and label of every file of the repository, by name. */
+  async function repositoryFiles(): Promise<Record<string, string>> {
+    const entries = await readdir(bed.holdfast.repositoryDir, { recursive: true, withFileTypes: true });
+    const files = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
+    const facts = await Promise.all(
+      files.map(async (path) => {
+        const { uid, gid, mode, mtimeMs } = await stat(path);
+        const sha256 = createHash('sha256')
+          .update(await readFile(path))
+          .digest('hex');
+        return [path, `${sha256} ${uid}:${gid} ${mode.toString(8)} ${mtimeMs}`] as const;
+      }),
+    );
+    return Object.fromEntries(facts);
+  }
+  /** Files that belong to data and sums: what a validation adds is its picture and the result in the manifest. */
+  const stored = (files: Record<string, string>) =>
+    Object.fromEntries(Object.entries(files).filter(([path]) => /\.(qcow2|sums)$/.test(path)));
+
+  it('boots a throw-away VM, takes its picture and runs the command; backup and original stay as they are', async () => {
+    const before = stored(await repositoryFiles());
+    const argv = [
+      '/bin/sh',
+      '-c',
+      'printf "%s|" "$@"; hostname',
+      'x',
+      'a,b',
+      `it's "quoted"`,
+      '--flag',
+      'two  spaces',
+      '',
+    ];
+    const validated = await validate(
+      incremental,
+      '--steps',
+      'hash,boot,screenshot,command',
+      '--output',
+      `a,b|it's "quoted"|--flag|two  spaces||guest`,
+      '--',
+      ...argv,
+    );
+    expect(validated.validationResult.steps.filter(({ result }) => result !== 'passed')).toEqual([]);
+    expect(outcomes(validated)).toEqual({ hash: 'passed', boot: 'passed', screenshot: 'passed', command: 'passed' });
+    expect(validated).toMatchObject({ validation: 'Valid', exitCode: 0 });
+    expect(validated.validationResult.bootMs).toBeGreaterThan(0);
+    const picture = await readFile(bed.holdfast.blob(validated.validationResult.screenshot ?? ''));
+    expect(picture.subarray(1, 4).toString()).toBe('PNG');
+    expect(stored(await repositoryFiles())).toEqual(before);
+    await expectNothingLeft();
+  });
+
+  async function expectNothingLeft(): Promise<void> {
+    const domains = await bed.host.libvirt.listDomains();
+    expect(domains.map(({ name }) => name).filter((name) => name.startsWith('holdfast-'))).toEqual([]);
+    const state = join(bed.holdfast.dataDir, 'hosts', bed.host.name);
+    for (const folder of ['validations', 'scratch']) {
+      expect(await readdir(join(state, folder)).catch(() => [])).toEqual([]);
+    }
+    expect((await bed.host.libvirt.state(guest.dom)).state).toBe('running');
+  }
 });
