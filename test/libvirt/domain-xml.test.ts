@@ -142,6 +142,8 @@ describe('domain XML', () => {
         format: null,
       },
       tpm: { backend: 'emulator', version: '2.0', persistentState: true, encryptionSecret: UUID },
+      kernel: null,
+      initrd: null,
       hasAgentChannel: true,
       isAgentConnected: true,
       metadata: {
