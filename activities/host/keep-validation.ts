@@ -5,6 +5,11 @@ import { withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
 
 export const createKeepValidation = ({ openStore }: HostDependencies) => ({
+  /** Whether this host can read the backup's repository. @throws RepositoryUnavailable, RepositoryForeign */
+  async seesRepository({ repository }: Pick<ValidationPlan, 'repository'>): Promise<void> {
+    await openRepository(openStore(repository.location), repository.id);
+  },
+
   /** Writes what a validation found into the backup's manifest. Repeatable. */
   async keepValidation(plan: ValidationPlan, result: ValidationResult): Promise<void> {
     await withHeartbeat('writing the manifest', async () => {
