@@ -58,6 +58,16 @@ export const hostUndo = (host: string) =>
     retry: patient,
   });
 
+/** Merges of overlays: as long as their bytes take. What fails again and again is told, and repaired by `chain finish`. */
+export const hostMerges = (host: string) =>
+  proxyActivities<HostActivities>({
+    taskQueue: hostQueue(host),
+    startToCloseTimeout: '12 hours',
+    heartbeatTimeout: '15 seconds',
+    cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    retry: { ...patient, maximumAttempts: 6 },
+  });
+
 /** Copies: slots of their own; a copy that gives no heartbeat for `heartbeatSeconds` is lost and retried. */
 export const hostTransfers = (host: string, limits: { timeLimitSeconds: number; heartbeatSeconds: number }) =>
   proxyActivities<HostDataActivities>({

@@ -5,6 +5,7 @@ import { controlActivities, hostActivities, hostUndo } from './activity-proxies.
 import { admitted } from './admitted.ts';
 import { causeOf, failureTypeOf } from './failure-cause.ts';
 import { locateVm } from './locate-vm.ts';
+import { normalizeDisks } from './normalize-disks.ts';
 import { OperationView } from './operation-view.ts';
 import { parseRequest } from './parse-request.ts';
 import { thisRun } from './this-run.ts';
@@ -50,8 +51,8 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
       },
       view,
     );
-    const { repairs, openChains, leftovers } = await control.chainState(vm.uuid);
-    if (openChains.length === 0 && repairs.length === 0 && leftovers.length === 0 && !unprotected) {
+    const { repairs, openChains, leftovers, overlays = false } = await control.chainState(vm.uuid);
+    if (openChains.length === 0 && repairs.length === 0 && leftovers.length === 0 && !overlays && !unprotected) {
       throw nothingToDo(vm);
     }
     const repaired: string[] = [];
@@ -74,6 +75,7 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
           .then(() => control.checkpointsRemoved(vm.uuid, stale))
           .catch((error: unknown) => (left = `${kept} (${causeOf(error)})`));
     }
+    if (overlays) left = (await mergeAll(vm, absent, view)) ?? left;
     if (left !== null) view.note(left);
     view.ended('done');
     return {
@@ -89,6 +91,14 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
   } finally {
     await CancellationScope.nonCancellable(() => control.releaseAdmission(operationId));
   }
+}
+
+/** Merges the overlays of strategy `snapshot`; why they stay, if they do. */
+async function mergeAll(vm: VmRecord, absent: string | null, view: OperationView): Promise<string | null> {
+  const kept = `overlays stay on the disks of VM ${vm.name} until: holdfast chain finish ${vm.name}`;
+  if (absent !== null) return `${kept} (${absent})`;
+  const notes = await normalizeDisks(vm, view);
+  return notes.length === 0 ? null : notes.join('; ');
 }
 
 /** The VM where it is; or, when its offering was taken away and no host shows it, as the catalog knows it, and why. */

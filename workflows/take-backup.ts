@@ -4,12 +4,13 @@ import type { Backup } from '../schemas/backup.ts';
 import type { CompletedBackup } from '../schemas/catalog.ts';
 import type { BackupPlan, BackupTarget, BegunBackup, CopiedDisk } from '../schemas/plan.ts';
 import { takeBackupRequest, type TakeBackupRequest } from '../schemas/requests.ts';
-import { controlActivities, hostActivities, hostTransfers, hostUndo } from './activity-proxies.ts';
+import { controlActivities, hostActivities, hostMerges, hostTransfers, hostUndo } from './activity-proxies.ts';
 import { admitted } from './admitted.ts';
 import { allOrStop } from './all-or-stop.ts';
 import { Compensations } from './compensations.ts';
 import { causeOf, failureTypeOf } from './failure-cause.ts';
 import { startFollowUps } from './follow-ups.ts';
+import { settleDeltas } from './settle-deltas.ts';
 import { locateVm } from './locate-vm.ts';
 import { thisRun } from './this-run.ts';
 import { OperationView } from './operation-view.ts';
@@ -59,6 +60,9 @@ export async function takeBackup(request: TakeBackupRequest): Promise<Backup> {
         undone.published = aborted.published;
         if (aborted.leftInRepository !== null) view.note(aborted.leftInRepository);
       });
+      if (target.strategy === 'snapshot') {
+        compensations.add('merge the overlays back', () => mergeBack(backupId, target, view));
+      }
       const { plan, begun } = await begin(backupId, asked, target, view);
       view.step(`copying ${plan.disks.map((disk) => `${disk.target} (${disk.type})`).join(', ')}`);
       const thaw = begun.thawPending ? hostUndo(target.host).ensureThawed(target) : undefined;
@@ -106,9 +110,15 @@ async function begin(
     const parents = await control.parentFiles(target); // only now: nothing else can change the chain
     const facts = await host.inspectVm(target, parents);
     const plan = await control.planBackup(backupId, asked, target, facts, checkpointLost, thisRun());
+    if (plan.mergeFirst !== undefined && plans < PLANS) {
+      await settleDeltas(target, { keep: [], drop: plan.mergeFirst }, view); // strategy `snapshot` is over on this VM
+      continue;
+    }
     view.step('freezing a point in time');
     try {
-      return { plan, begun: await host.beginBackup(plan) };
+      const begun = await host.beginBackup(plan);
+      if (begun.deltas !== undefined) await control.recordDeltas(target.vm.uuid, begun.deltas);
+      return { plan, begun };
     } catch (error) {
       const type = failureTypeOf(error);
       const isNews = (type === 'CheckpointLost' && !checkpointLost) || type === 'VmStateChanged';
@@ -151,11 +161,31 @@ async function conclude(plan: BackupPlan, completed: CompletedBackup, view: Oper
   const control = controlActivities();
   const backup = await control.commitBackup(plan, completed);
   view.step('tidying up');
+  if (plan.target.strategy === 'snapshot') await mergeOlder(plan.target, view);
   await tidy(plan, view);
   await control.releaseAdmission(plan.backupId);
   await startFollowUps(plan);
   view.ended('done', `backup ${backup.id} of VM ${plan.target.vm.name} is stored`);
   return backup;
+}
+
+/** Undo of strategy `snapshot`: the VM goes on with the images it had before. */
+async function mergeBack(backupId: string, target: BackupTarget, view: OperationView): Promise<void> {
+  const control = controlActivities();
+  await hostMerges(target.host).undoSnapshot(backupId, target);
+  await settleDeltas(target, await control.deltasOnVm(target.vm.uuid), view);
+}
+
+/** One overlay per disk stays, the one the next backup builds on; none where nothing will. The backup is stored already. */
+async function mergeOlder(target: BackupTarget, view: OperationView): Promise<void> {
+  const control = controlActivities();
+  try {
+    const found = await control.deltasOnVm(target.vm.uuid);
+    if (found.drop.length > 0) await settleDeltas(target, found, view);
+  } catch (error) {
+    await control.recordMergeFailure(target.vm.uuid, causeOf(error));
+    view.note(`overlays stay on the disks of VM ${target.vm.name}: ${causeOf(error)}`);
+  }
 }
 
 /** What cannot be tidied now is noted and goes with the next backup; it fails nothing. */

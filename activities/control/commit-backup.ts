@@ -15,7 +15,8 @@ export const createCommitBackup = ({ catalog }: ControlDependencies) => ({
     const current = await catalog.backups.current(target.vm.uuid, target.repository.name);
     const isNewest = current?.backup.id === backupId; // not so when it is listed late, after a forced end
     if (plan.checkpoint && isNewest) await catalog.checkpoints.promote(target.vm.uuid, backupId);
-    else if (plan.endOfChain) await catalog.checkpoints.retire(target.vm.uuid, target.repository.name); // nothing builds on it
+    else if (plan.endOfChain || (isNewest && target.strategy === 'snapshot'))
+      await catalog.checkpoints.retire(target.vm.uuid, target.repository.name); // nothing builds on it
     await catalog.vms.setState(target.vm.uuid, 'Idle');
     const record = await catalog.backups.find(backupId);
     if (record === undefined) throw new HoldfastError('BackupNotFound', `backup ${backupId} is not in the catalog`);

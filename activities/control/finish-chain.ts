@@ -5,7 +5,7 @@ import type { ControlDependencies } from './dependencies.ts';
 
 export const createFinishChain = ({ catalog }: ControlDependencies) => {
   /** Enough of a backup's target for its undo. */
-  async function targetOf({ backup }: BackupRecord): Promise<BackupTarget> {
+  async function targetOf({ backup, strategy }: BackupRecord): Promise<BackupTarget> {
     const repository = await catalog.repositories.find(backup.repository);
     if (repository === undefined) {
       throw new HoldfastError('RepositoryNotFound', `repository ${backup.repository} is not known any more`);
@@ -19,7 +19,7 @@ export const createFinishChain = ({ catalog }: ControlDependencies) => {
       compression: 'none',
       includeDisks: [],
       excludeDisks: [],
-      strategy: 'checkpoint',
+      strategy,
       keepCheckpoints: 1,
       chainSize: 0,
       timeLimitSeconds: 43_200,
@@ -34,6 +34,8 @@ export const createFinishChain = ({ catalog }: ControlDependencies) => {
       repairs: { backupId: string; target: BackupTarget }[];
       openChains: string[];
       leftovers: string[];
+      /** Strategy `snapshot` has, or may have, overlays on its disks. */
+      overlays?: boolean;
     }> {
       const repairs: { backupId: string; target: BackupTarget }[] = [];
       for (const { id } of await catalog.backups.list({ vm: vmUuid, states: ['Error'] })) {
@@ -45,7 +47,7 @@ export const createFinishChain = ({ catalog }: ControlDependencies) => {
         const chain = await catalog.backups.lastChain(vmUuid, name);
         if (chain?.open === true) openChains.push(chain.id);
       }
-      return { repairs, openChains, leftovers: await retired(vmUuid) };
+      return { repairs, openChains, leftovers: await retired(vmUuid), overlays: await mayHaveOverlays(vmUuid) };
     },
 
     /** The undo of a failed backup succeeded at last: nothing of it is on the VM any more. */
@@ -68,6 +70,10 @@ export const createFinishChain = ({ catalog }: ControlDependencies) => {
       return { target: owner === undefined ? null : await targetOf(owner), stale };
     },
   };
+
+  async function mayHaveOverlays(vmUuid: string): Promise<boolean> {
+    return (await catalog.deltas.list(vmUuid)).length > 0;
+  }
 
   async function retired(vmUuid: string): Promise<string[]> {
     const known = await catalog.checkpoints.list(vmUuid);

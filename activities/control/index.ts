@@ -1,6 +1,7 @@
 import { createAdmission } from './admission.ts';
 import { createCommitBackup } from './commit-backup.ts';
 import { createDeleteBackup } from './delete-backup.ts';
+import { createDeltas } from './deltas.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { createFindOrphans } from './find-orphans.ts';
 import { createFindVm } from './find-vm.ts';
@@ -21,6 +22,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createAdmission(dependencies),
   ...createPlanBackup(dependencies),
   ...createCommitBackup(dependencies),
+  ...createDeltas(dependencies),
   ...createRestore(dependencies),
   ...createDiskRestore(dependencies),
   ...createFindOrphans(dependencies),

@@ -1,11 +1,13 @@
 import type { BackupRecord } from '../../catalog/contract.ts';
 import { manifestKey, sumsKey } from '../../repository/layout.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
-import type { BackupPlan, BackupTarget, VmFacts } from '../../schemas/plan.ts';
+import type { Delta } from '../../schemas/delta.ts';
+import type { BackupPlan, BackupTarget, PlannedDisk, VmFacts } from '../../schemas/plan.ts';
 import type { TakeBackupRequest } from '../../schemas/requests.ts';
 import type { FullReason } from '../../schemas/states.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { planDisks } from './plan-disks.ts';
+import { requireSnapshotPossible } from './plan-overlays.ts';
 import { whyChainEnds, whyNoChain } from './plan-chain.ts';
 
 export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
@@ -46,7 +48,11 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
     const current = await catalog.backups.current(vm.uuid, repository.name);
     const ends = whyChainEnds({ asked, isolated, current, chainSize: target.chainSize });
     const parent = ends === undefined ? current : undefined;
+    const isSnapshot = target.strategy === 'snapshot';
+    const deltas = await catalog.deltas.list(vm.uuid);
+    if (isSnapshot) requireSnapshotPossible(facts, target);
     const { disks, skippedDisks } = planDisks({
+      overlays: isSnapshot ? { backupId, deltas } : undefined,
       facts,
       includeDisks: target.includeDisks,
       excludeDisks: target.excludeDisks,
@@ -84,6 +90,8 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
     const checkpoint = !isolated && !chain.endOfChain && disks.some(({ holdsBitmap }) => holdsBitmap);
     const known = await catalog.checkpoints.list(vm.uuid);
     if (checkpoint) await catalog.checkpoints.put({ vmUuid: vm.uuid, backupId, state: 'pending', xml: null });
+    // Before the act: whatever happens, it is known what may be on the VM.
+    if (isSnapshot) await catalog.deltas.put(vm.uuid, disks.flatMap(plannedDelta(backupId)));
     // A note of what went wrong before stays until a backup succeeds.
     await catalog.vms.setState(vm.uuid, 'BackingUp', (await catalog.vms.find(vm.uuid))?.error ?? null);
     return {
@@ -101,6 +109,7 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
         .filter(({ state, backupId: owner }) => owner !== backupId && state !== 'current')
         .map(({ backupId: owner }) => owner),
       requestedBy: asked.requestedBy ?? null,
+      ...(isSnapshot || deltas.length === 0 ? {} : { mergeFirst: deltas }),
     };
   },
 
@@ -114,6 +123,16 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => ({
     for (const backupId of backupIds) await catalog.checkpoints.remove(vmUuid, backupId);
   },
 });
+
+const plannedDelta =
+  (backupId: string) =>
+  ({ target, overlay }: PlannedDisk): Delta[] => {
+    const [top] = overlay?.frozen ?? [];
+    if (overlay === undefined || top === undefined) return [];
+    return [
+      { backupId, target, path: overlay.path, frozenPath: top.path, frozenFormat: top.format, frozenStamp: null },
+    ];
+  };
 
 /** A chain bears the id of its full. */
 interface ChainPlace {

@@ -2,6 +2,8 @@ import type { BackupRecord } from '../../catalog/contract.ts';
 import { checkpointName } from '../../schemas/names.ts';
 import type { DiskFacts, PlannedDisk, VmFacts } from '../../schemas/plan.ts';
 import type { FullReason } from '../../schemas/states.ts';
+import { parentProblem } from './parent-problem.ts';
+import { planOverlay, type OverlayPlan } from './plan-overlays.ts';
 
 export interface DiskPlanInput {
   facts: VmFacts;
@@ -16,6 +18,8 @@ export interface DiskPlanInput {
   knownNumbers: ReadonlyMap<string, number>;
   /** Disks that a step found in doubt after planning. */
   forcedFull: ReadonlyMap<string, FullReason>;
+  /** Of strategy `snapshot`; undefined for `checkpoint`. */
+  overlays?: OverlayPlan | undefined;
 }
 
 export interface DiskPlan {
@@ -39,7 +43,8 @@ export function planDisks(input: DiskPlanInput): DiskPlan {
     }
     const number = input.knownNumbers.get(disk.target) ?? firstFree(usedNumbers);
     usedNumbers.add(number);
-    const fullReason = whyFull(disk, input);
+    const overlaid = input.overlays === undefined ? undefined : planOverlay(disk, input, input.overlays);
+    const fullReason = overlaid === undefined ? whyFull(disk, input) : overlaid.fullReason;
     disks.push({
       target: disk.target,
       number,
@@ -50,7 +55,8 @@ export function planDisks(input: DiskPlanInput): DiskPlan {
       type: fullReason === null ? 'incremental' : 'full',
       fullReason,
       parentFile: fullReason === null ? (parentDisk(disk, input.parent)?.file ?? null) : null,
-      holdsBitmap: BITMAP_FORMATS.has(disk.format),
+      holdsBitmap: overlaid === undefined && BITMAP_FORMATS.has(disk.format),
+      ...overlaid,
     });
   }
   return { disks, skippedDisks };
@@ -80,10 +86,11 @@ function whyFull(disk: DiskFacts, { parent, chainReason, facts, forcedFull }: Di
   if (forced !== undefined) return forced;
   const before = parentDisk(disk, parent);
   if (before === undefined) return 'disk-added';
+  if (parent.strategy === 'snapshot') return 'strategy-changed';
   if (!isSameDisk(before, disk)) return 'disk-replaced';
   if (before.virtualSizeBytes !== disk.virtualSizeBytes) return 'disk-resized';
-  const problem = facts.parentProblems.find(({ file }) => concerns(file, before.file));
-  if (problem !== undefined) return problem.problem === 'missing' ? 'parent-missing' : 'parent-damaged';
+  const problem = parentProblem(facts, before.file);
+  if (problem !== undefined) return problem;
   const bitmap = disk.bitmaps.find(({ name }) => name === checkpointName(parent.backup.id));
   if (bitmap === undefined) return before.sourcePath === disk.sourcePath ? 'checkpoint-lost' : 'disk-replaced';
   if (bitmap.inconsistent || !bitmap.recording) return 'bitmap-inconsistent';
@@ -98,12 +105,6 @@ function isSameDisk(before: Pick<DiskFacts, 'serial' | 'sourcePath'>, now: DiskF
   if (before.serial !== now.serial) return false;
   return now.serial !== null || before.sourcePath === now.sourcePath;
 }
-
-/** A chain's files of one disk share their folder, and its manifests tell of all disks. */
-const concerns = (file: string, diskFile: string): boolean =>
-  folderOf(file) === folderOf(diskFile) || file.endsWith('.json');
-
-const folderOf = (key: string): string => key.slice(0, key.lastIndexOf('/'));
 
 function firstFree(used: ReadonlySet<number>): number {
   let number = 0;

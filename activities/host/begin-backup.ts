@@ -1,8 +1,6 @@
 import { isLibvirtError, LIBVIRT_ERRORS } from '../../libvirt/errors.ts';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import type { Domain } from '../../libvirt/libvirt.ts';
-import { openRepository } from '../../repository/identity.ts';
-import { diskFileKey } from '../../repository/layout.ts';
 import { readManifest } from '../../repository/manifest.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { checkpointName } from '../../schemas/names.ts';
@@ -10,6 +8,7 @@ import type { BackupPlan, BegunBackup, DiskExport } from '../../schemas/plan.ts'
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { runningBackupJob } from './backup-job.ts';
 import type { Capture } from './capture-store.ts';
+import { createSnapshotCapture } from './capture-snapshot.ts';
 import { createStoppedCapture } from './capture-stopped.ts';
 import { redefineCheckpoint, removeCheckpoint } from './checkpoints.ts';
 import type { HostDependencies } from './dependencies.ts';
@@ -20,9 +19,11 @@ import { endOrphanedJob } from './orphaned-job.ts';
 import { powerOf } from './power.ts';
 import { quiesced } from './quiesce.ts';
 import { thaw } from './thaw.ts';
+import { unusedFiles } from './unused-files.ts';
 
 export const createBeginBackup = (dependencies: HostDependencies) => {
   const stopped = createStoppedCapture(dependencies);
+  const snapshots = createSnapshotCapture(dependencies);
   const { host, libvirt, state, captures, fence, openStore, daemonRoot, versions } = dependencies;
 
   return {
@@ -36,6 +37,7 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
         fence.run(`begin ${plan.backupId}`, cancellationSignal(), async (signal) => {
           const { vm } = plan.target;
           const domain = await domainOf(libvirt, vm, host, { signal });
+          if (plan.target.strategy === 'snapshot') return await snapshots.begin(domain, plan, signal);
           const { state: power } = await libvirt.state(domain, { signal });
           if ((powerOf(power) === 'shutoff') !== plan.stopped) {
             throw new HoldfastError('VmStateChanged', `VM ${vm.name} is ${power} now; planning again`);
@@ -106,7 +108,7 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
       return instant;
     });
     const instant = frozen.result.toISOString();
-    const files = await unusedFiles(plan, instant);
+    const files = await unusedFiles(openStore, plan, instant);
     const exports: DiskExport[] = plan.disks.map(({ target, type }, index) => ({
       target,
       socketPath,
@@ -132,22 +134,6 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
           : await libvirt.checkpointXml(domain, checkpointName(plan.backupId), { secure: true }, { signal }),
     });
     return begun;
-  }
-
-  /**
-   * Names for the disks' files. Names go by the second: a backup taken within the second of the one before, or by a clock
-   * that was set back, must not meet the other's files.
-   */
-  async function unusedFiles({ target: { vm, repository }, disks }: BackupPlan, instant: string): Promise<string[]> {
-    const store = openStore(repository.location);
-    await openRepository(store, repository.id);
-    for (let atMs = Date.parse(instant); ; atMs += 1000) {
-      const files = disks.map(({ number, type }) =>
-        diskFileKey({ vmUuid: vm.uuid, diskNumber: number, type, instant: new Date(atMs) }),
-      );
-      const taken = await Promise.all(files.map((file) => store.statBlob(file)));
-      if (taken.every((info) => info === undefined)) return files;
-    }
   }
 
   /** The record of the parent's checkpoint does not follow a VM that was migrated or defined anew; its bitmap does. */

@@ -8,6 +8,7 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupPlan, CopiedDisk, CopyHeartbeat, DiskExport } from '../../schemas/plan.ts';
 import { cancellationSignal } from '../cancellation.ts';
 import { runningBackupJob } from './backup-job.ts';
+import { createSnapshotCapture } from './capture-snapshot.ts';
 import { createStoppedCapture } from './capture-stopped.ts';
 import type { Draft } from './capture-store.ts';
 import type { HostDependencies } from './dependencies.ts';
@@ -21,6 +22,7 @@ export const copyFence = (backupId: string, target: string): string => `copy ${b
 
 export const createCopyDisk = (dependencies: HostDependencies) => {
   const stopped = createStoppedCapture(dependencies);
+  const snapshots = createSnapshotCapture(dependencies);
   const { host, libvirt, copier, openStore, captures, fence, state } = dependencies;
 
   return {
@@ -122,6 +124,10 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
     if (!(error instanceof CopierError) || error.code !== 'job-lost') return error;
     const { vm } = plan.target;
     const signal = AbortSignal.timeout(30_000);
+    if (plan.target.strategy === 'snapshot') {
+      await snapshots.serve(plan, signal); // its server was ended; what is frozen stays so
+      return error;
+    }
     if (plan.stopped) {
       const capture = await captures.read(plan.backupId);
       if (capture !== undefined) await stopped.requireUnchanged(capture);

@@ -48,7 +48,8 @@ export const createEndBackup = (dependencies: HostDependencies) => {
       const { backupId, target } = plan;
       await withHeartbeat('ending the backup job', async () => {
         const signal = cancellationSignal();
-        if (plan.stopped) await stopped.end(await domainOf(libvirt, target.vm, host, { signal }), plan, signal);
+        if (plan.stopped && target.strategy !== 'snapshot')
+          await stopped.end(await domainOf(libvirt, target.vm, host, { signal }), plan, signal);
         await endJob(target, backupId, signal);
       });
     },

@@ -36,6 +36,34 @@ export async function startImageServer(
   );
 }
 
+/**
+ * Starts a server of frozen images that lie on one another, with the depth at which each stretch is allocated. Their order
+ * and formats are given: no header is asked.
+ * @param layers the uppermost first
+ */
+export async function startChainServer(
+  { layers, exportName }: { layers: readonly { path: string; format: string }[]; exportName: string },
+  { socketPath, pidFile }: ImageServer,
+  options: { signal: AbortSignal },
+): Promise<void> {
+  await rm(socketPath, { force: true });
+  const images: string[] = [];
+  for (const [depth, { path, format }] of layers.entries()) {
+    const at = 'backing.'.repeat(depth);
+    const driver = (await stat(path)).isBlockDevice() ? 'host_device' : 'file';
+    images.push(`${at}driver=${format},${at}file.driver=${driver},${at}file.filename=${path.replaceAll(',', ',,')}`);
+  }
+  await runCommand(
+    [
+      'qemu-nbd',
+      ...['--fork', '--persistent', '--read-only', '--allocation-depth', '--shared', String(CONNECTIONS)],
+      ...['--pid-file', pidFile, '--socket', socketPath, '--export-name', exportName],
+      ...['--image-opts', `force-share=on,${images.join(',')}`],
+    ],
+    options,
+  );
+}
+
 /** The server's process id; undefined when it does not run any more. */
 export async function imageServerPid({ pidFile, socketPath }: ImageServer): Promise<number | undefined> {
   const pid = Number(await readFile(pidFile, 'utf8').catch(() => ''));

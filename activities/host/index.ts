@@ -9,6 +9,7 @@ import { createHashBackup } from './hash-backup.ts';
 import { createInspection } from './inspect-vm.ts';
 import { createKeepValidation } from './keep-validation.ts';
 import { createPrepareDisk } from './prepare-disk.ts';
+import { createMergeDeltas } from './merge-deltas.ts';
 import { createPrepareRestore } from './prepare-restore.ts';
 import { createPublishBackup } from './publish-backup.ts';
 import { createReclaimLeftovers } from './reclaim-leftovers.ts';
@@ -21,6 +22,7 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createInspection(dependencies),
   ...createBeginBackup(dependencies),
   ...createEndBackup(dependencies),
+  ...createMergeDeltas(dependencies),
   ...createPublishBackup(dependencies),
   ...createPrepareRestore(dependencies),
   ...createSwapDisks(dependencies),

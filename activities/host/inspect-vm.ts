@@ -10,6 +10,7 @@ import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { runningBitmaps } from './bitmaps.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
+import { imageChains } from './image-chain.ts';
 import { endOrphanedJob } from './orphaned-job.ts';
 import { powerOf } from './power.ts';
 import { backupOfThrowAway } from './validation-notes.ts';
@@ -84,7 +85,7 @@ export const createInspection = ({ host, slots, libvirt, state, openStore, versi
      * @throws VmNotFound, RepositoryUnavailable, RepositoryForeign
      */
     async inspectVm(
-      { vm, repository }: BackupTarget,
+      { vm, repository, strategy }: BackupTarget,
       parentFiles: { key: string; storedBytes: number | null }[],
     ): Promise<VmFacts> {
       return await withHeartbeat('looking at the VM', async () => {
@@ -96,6 +97,8 @@ export const createInspection = ({ host, slots, libvirt, state, openStore, versi
         const power = powerOf((await libvirt.state(domain, { signal })).state);
         if (power !== 'shutoff') await endOrphanedJob({ libvirt, state }, domain, { signal });
         const { disks } = parseDomainXml(await libvirt.domainXml(domain, {}, { signal }));
+        const isSnapshot = strategy === 'snapshot';
+        const { chains } = isSnapshot ? await imageChains(libvirt, domain, { signal }) : { chains: undefined };
         const running = power === 'running' || power === 'paused';
         const bitmaps = running
           ? await runningBitmaps(libvirt, domain, disks, { signal })
@@ -118,9 +121,11 @@ export const createInspection = ({ host, slots, libvirt, state, openStore, versi
               shareable: disk.shareable,
               readOnly: disk.readOnly,
               bitmaps: bitmaps.get(disk.target) ?? [],
+              ...(chains === undefined ? {} : { layers: chains.get(disk.target) ?? [] }),
             })),
           ),
           checkpoints: await libvirt.checkpointList(domain, {}, { signal }),
+          ...(isSnapshot ? { memorySnapshots: await snapshotsWithMemory(libvirt, domain, { signal }) } : {}),
           parentProblems: problems.map(({ key, problem }) => ({
             file: key,
             problem: problem === 'missing' ? 'missing' : 'damaged',

@@ -44,6 +44,16 @@ export const createPublishBackup = ({ openStore, captures, host }: HostDependenc
   },
 });
 
+/** Whether the manifest of a backup is written, though its answer may have been lost. */
+export async function isPublished(
+  openStore: HostDependencies['openStore'],
+  { backupId, target: { vm, repository } }: BackupPlan,
+): Promise<boolean> {
+  const store = openStore(repository.location);
+  await openRepository(store, repository.id);
+  return (await readCompleted(store, vm.uuid, backupId)) !== undefined;
+}
+
 /** What the catalog needs to know of a backup whose manifest is written; undefined when it is not. */
 export async function readCompleted(
   store: BlobStore,

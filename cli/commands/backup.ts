@@ -20,6 +20,7 @@ interface TakeFlags {
   offering?: string;
   repo?: string;
   excludeDisk?: string[];
+  strategy?: TakeBackupRequest['strategy'];
   compression?: TakeBackupRequest['compression'];
   chainSize?: number;
   timeLimit?: number;
@@ -44,6 +45,7 @@ export function addBackupCommands(program: Command): void {
     .addOption(new Option('--offering <name>', 'as this offering says').argParser(parseName).conflicts('repo'))
     .option('--repo <name>', 'repository', parseName)
     .option('--exclude-disk <targets...>', 'disks left out, like vdb')
+    .addOption(new Option('--strategy <how>', 'how the point in time is made').choices(['checkpoint', 'snapshot']))
     .addOption(new Option('--compression <how>', 'how disks are stored').choices(['zstd', 'none']))
     .option('--chain-size <n>', 'end the chain at this many backups; below 1 = unlimited', parseWhole)
     .option('--time-limit <seconds>', 'for all disks together', parseCount)
@@ -62,6 +64,7 @@ export function addBackupCommands(program: Command): void {
           offering: flags.offering,
           repository: flags.repo,
           excludeDisks: flags.excludeDisk,
+          strategy: flags.strategy,
           compression: flags.compression,
           chainSize: flags.chainSize,
           timeLimitSeconds: flags.timeLimit,
