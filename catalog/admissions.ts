@@ -56,6 +56,30 @@ export const admissionQueries = (database: Database): AdmissionQueries => ({
     return new Set(rows.flatMap(({ restores_backup_id }) => restores_backup_id ?? []));
   },
 
+  async handOver(operationId, { operation, workflowId, runId, vmUuid }) {
+    return await oneAtATime(database, 'admissions', async (trx) => {
+      const handed = await trx
+        .updateTable('admissions')
+        .set({
+          operation,
+          workflow_id: workflowId,
+          run_id: runId,
+          vm_uuid: vmUuid,
+          host: null,
+          repository: null,
+        })
+        .where('operation_id', '=', operationId)
+        .where('state', '=', 'granted')
+        .returning('operation_id')
+        .execute();
+      if (handed.length === 0) return undefined;
+      const decisions = await dispatch(trx);
+      return decisions
+        .filter(({ obstacles }) => obstacles.length === 0)
+        .map((decision) => toGranted(decision.operation));
+    });
+  },
+
   async list() {
     const { db } = database;
     const rows = await db.selectFrom('admissions').selectAll().orderBy('place').execute();

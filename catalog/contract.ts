@@ -12,6 +12,7 @@ import type {
 } from '../schemas/catalog.ts';
 import type { Delta } from '../schemas/delta.ts';
 import type { OutcomeState, Schedule, ScheduleOutcome, ScheduleRun } from '../schemas/schedule.ts';
+import type { Consolidation } from '../schemas/consolidation.ts';
 import type { BackupState, Strategy, VmState } from '../schemas/states.ts';
 import type { ProvenBoot, ValidationResult } from '../schemas/validation.ts';
 
@@ -28,6 +29,7 @@ export interface Catalog extends AsyncDisposable {
   checkpoints: CheckpointQueries;
   deltas: DeltaQueries;
   admissions: AdmissionQueries;
+  consolidations: ConsolidationQueries;
   events: EventQueries;
   validations: ValidationQueries;
   schedules: ScheduleQueries;
@@ -195,6 +197,14 @@ export interface AdmissionQueries {
    * except that nobody of lower rank overtakes it for a thing it waits for.
    */
   request(request: AdmissionRequest): Promise<AdmissionAnswer>;
+  /**
+   * What was granted goes on under another run, without a moment in which it is nobody's: the VM and the chain; the slots of
+   * host and repository are given back. Gives who was granted something thereby; undefined when nothing is held. Repeatable.
+   */
+  handOver(
+    operationId: string,
+    to: { operation: string; workflowId: string; runId: string; vmUuid: string },
+  ): Promise<Granted[] | undefined>;
   /** Gives everything back and grants to whom it helps. Again: nothing. */
   release(operationId: string): Promise<Granted[]>;
   /** Backups that are being restored now: each as long as one restore of it is admitted. */
@@ -202,6 +212,23 @@ export interface AdmissionQueries {
   list(): Promise<
     (AdmissionRequest & { state: 'waiting' | 'granted'; requestedAt: string; waitingFor: string | null })[]
   >;
+}
+
+export interface ConsolidationQueries {
+  /** Oldest first. */
+  list(): Promise<Consolidation[]>;
+  find(id: string): Promise<Consolidation | undefined>;
+  /** By UUID or name of the VM that runs on the backup; of namesakes all. */
+  findByVm(nameOrUuid: string): Promise<Consolidation[]>;
+  /** Again with the same id: no change. A VM has one at most. */
+  create(consolidation: Consolidation): Promise<void>;
+  update(
+    id: string,
+    changes: Partial<Pick<Consolidation, 'state' | 'rateBytesPerSecond' | 'damage' | 'verifiedAt'>> & {
+      run?: { workflowId: string; runId: string };
+    },
+  ): Promise<void>;
+  remove(id: string): Promise<void>;
 }
 
 /** Something that happened, told to a person: what, to which VM, and what follows. */

@@ -11,6 +11,7 @@ import type {
 } from '../schemas/states.ts';
 import type { PowerState } from '../schemas/catalog.ts';
 import type { OutcomeState, ScheduleRunState, ScheduleTask } from '../schemas/schedule.ts';
+import type { ConsolidationState } from '../schemas/consolidation.ts';
 
 /**
  * The tables, alike on SQLite and PostgreSQL: ids and ISO 8601 times are text that sorts by its bytes, whole numbers
@@ -28,6 +29,7 @@ export interface Tables {
   checkpoints: CheckpointTable;
   deltas: DeltaTable;
   admissions: AdmissionTable;
+  consolidations: ConsolidationTable;
   events: EventTable;
   schedules: ScheduleTable;
   schedule_runs: ScheduleRunTable;
@@ -207,6 +209,27 @@ export interface AdmissionTable {
   requested_at: string;
   /** The backup that is being restored while this is granted. */
   restores_backup_id: string | null;
+}
+
+/** A VM whose disks depend on a backup; the row goes when they do not any more. */
+export interface ConsolidationTable {
+  /** That of its restore, and of its admission. */
+  id: string;
+  vm_uuid: string;
+  vm_name: string;
+  backup_id: string;
+  host: string;
+  repository: string;
+  state: ConsolidationState;
+  rate_bytes_per_second: number | null;
+  /** JSON of the restore's plan and of what it prepared. */
+  plan: string;
+  prepared: string;
+  damage: string | null;
+  verified_at: string | null;
+  workflow_id: string;
+  run_id: string;
+  since: string;
 }
 
 export interface EventTable {

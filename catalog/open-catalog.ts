@@ -9,6 +9,7 @@ import { admissionQueries } from './admissions.ts';
 import { backupQueries } from './backups.ts';
 import { checkpointQueries } from './checkpoints.ts';
 import { deltaQueries } from './deltas.ts';
+import { consolidationQueries } from './consolidations.ts';
 import type { Catalog } from './contract.ts';
 import type { Database, Tables } from './database.ts';
 import { eventQueries } from './events.ts';
@@ -20,6 +21,7 @@ import { pinNotes } from './migrations/0005-pin-notes.ts';
 import { validations } from './migrations/0007-validations.ts';
 import { schedules } from './migrations/0009-schedules.ts';
 import { backupsBeingRestored } from './migrations/0010-backups-being-restored.ts';
+import { consolidations } from './migrations/0008-consolidations.ts';
 import { offeringQueries } from './offerings.ts';
 import { repositoryQueries } from './repositories.ts';
 import { NodeSqliteDialect } from './sqlite-dialect.ts';
@@ -48,6 +50,7 @@ export async function openCatalog(url: string): Promise<Catalog> {
     checkpoints: checkpointQueries(database),
     deltas: deltaQueries(database),
     admissions: admissionQueries(database),
+    consolidations: consolidationQueries(database),
     events: eventQueries(database),
     validations: validationQueries(database),
     schedules: scheduleQueries(database),
@@ -129,6 +132,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
     '0007-validations': validations(engine),
     '0009-schedules': schedules(engine),
     '0010-backups-being-restored': backupsBeingRestored(engine),
+    '0008-consolidations': consolidations(engine),
   };
   const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve(migrations) } });
   const { error } = await migrator.migrateToLatest();

@@ -4,6 +4,7 @@ import { addCompleteCommand } from './completion.ts';
 import { addApiCommand } from './commands/api.ts';
 import { addBackupCommands } from './commands/backup.ts';
 import { addChainCommands } from './commands/chain.ts';
+import { addConsolidationCommands } from './commands/consolidation.ts';
 import { addDevCommand } from './commands/dev.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
 import { addHostCommands } from './commands/host.ts';
@@ -46,6 +47,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Shell completion: holdfast complete
   addOfferingCommands(program);
   addBackupCommands(program);
   addRestoreCommand(program);
+  addConsolidationCommands(program);
   addChainCommands(program);
   addRetentionCommands(program);
   addScheduleCommands(program);

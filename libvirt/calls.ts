@@ -81,6 +81,12 @@ export const CALLS = {
     { ...dom, path: string, flags: uint },
     { found: flag, type: int, bandwidth: uhyper, current: uhyper, end: uhyper },
   ),
+  blockJobSetSpeed: remote(
+    239,
+    'DOMAIN_BLOCK_JOB_SET_SPEED',
+    { ...dom, path: string, bandwidth: uhyper, flags: uint },
+    none,
+  ),
   blockPull: remote(240, 'DOMAIN_BLOCK_PULL', { ...dom, path: string, bandwidth: uhyper, flags: uint }, none),
   blockStats: remote(
     243,

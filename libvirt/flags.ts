@@ -33,6 +33,7 @@ export const BACKUP_BEGIN = { REUSE_EXTERNAL: 0x1 } as const;
 export const JOB_STATS = { COMPLETED: 0x1, KEEP_COMPLETED: 0x2 } as const;
 export const BLOCK_COMMIT = { SHALLOW: 0x1, DELETE: 0x2, ACTIVE: 0x4, BANDWIDTH_BYTES: 0x10 } as const;
 export const BLOCK_PULL = { BANDWIDTH_BYTES: 0x40 } as const;
+export const BLOCK_JOB_SPEED = { BANDWIDTH_BYTES: 0x1 } as const;
 export const BLOCK_JOB_ABORT = { ASYNC: 0x1, PIVOT: 0x2 } as const;
 export const BLOCK_JOB_INFO = { BANDWIDTH_BYTES: 0x1 } as const;
 export const BLOCK_RESIZE = { BYTES: 0x1 } as const;

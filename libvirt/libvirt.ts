@@ -532,6 +532,12 @@ export class Libvirt implements AsyncDisposable {
     };
   }
 
+  /** How fast a block job may go from now on; 0 = as fast as it can. */
+  async blockJobSetSpeed(dom: Domain, disk: string, bandwidthBytes: number, call?: CallOptions): Promise<void> {
+    const args = { dom, path: disk, bandwidth: BigInt(bandwidthBytes), flags: flags.BLOCK_JOB_SPEED.BANDWIDTH_BYTES };
+    await this.#lanes.call('slow', CALLS.blockJobSetSpeed, args, slow(call));
+  }
+
   /** Ends a block job; with `pivot` the domain goes on with the job's result, once the job is `ready`. */
   async blockJobAbort(
     dom: Domain,

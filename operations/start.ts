@@ -2,6 +2,7 @@ import type { Client, WorkflowHandle } from '@temporalio/client';
 import { CONTROL_QUEUE } from '../schemas/queues.ts';
 import type {
   ApplyRetentionRequest,
+  ConsolidateDisksRequest,
   DeleteBackupRequest,
   FinishChainRequest,
   RestoreDiskRequest,
@@ -49,6 +50,19 @@ export const startFinishChain = async (client: Client, request: FinishChainReque
 /** One run of a schedule, now. */
 export const startSchedule = async (client: Client, { name, task }: Schedule): Promise<WorkflowHandle> =>
   await start(client, SCHEDULE_WORKFLOWS[task.kind], name, { schedule: name });
+
+/** @param jobId the id every run of this consolidation has; one that runs already is found, not started again */
+export const startConsolidateDisks = async (
+  client: Client,
+  request: ConsolidateDisksRequest,
+  jobId: string,
+): Promise<WorkflowHandle> =>
+  await client.workflow.start('consolidateDisks', {
+    taskQueue: CONTROL_QUEUE,
+    workflowId: jobId,
+    workflowIdConflictPolicy: 'USE_EXISTING',
+    args: [request],
+  });
 
 const start = async (client: Client, operation: string, subject: string, request: object): Promise<WorkflowHandle> =>
   await client.workflow.start(operation, {

@@ -48,5 +48,7 @@ export const restoredVm = z.object({
   disks: z.array(z.object({ target: z.string(), path: z.string(), verified: z.boolean() })),
   /** What a person should know before the VM runs. */
   warnings: z.array(z.string()).optional(),
+  /** Of a quick restore: the job that makes the disks independent of the backup, and verifies it. */
+  consolidation: z.string().optional(),
 });
 export type RestoredVm = z.infer<typeof restoredVm>;

@@ -27,6 +27,8 @@ export const takeBackupRequest = z.strictObject({
 });
 export type TakeBackupRequest = z.infer<typeof takeBackupRequest>;
 
+const rateMBps = z.number().positive().max(1_000_000);
+
 export const restoreVmRequest = z.strictObject({
   backupId: uuid,
   /** Restore as a new VM of this name: new UUID, new MACs, disks beside the former ones. */
@@ -45,6 +47,10 @@ export const restoreVmRequest = z.strictObject({
   start: z.boolean().optional(),
   /** Only tell what would be done. */
   dryRun: z.boolean().optional(),
+  /** The VM boots on the backup within seconds; its disks are pulled out of it while it runs. */
+  quick: z.boolean().optional(),
+  /** With `quick`: megabytes (10^6 bytes) per second that are pulled; default as fast as it goes. */
+  rateMBps: rateMBps.optional(),
   timeLimitSeconds: z.int().positive().optional(),
   requestedBy: z.string().max(200).optional(),
 });
@@ -66,6 +72,13 @@ export const restoreDiskRequest = z.strictObject({
   requestedBy: z.string().max(200).optional(),
 });
 export type RestoreDiskRequest = z.infer<typeof restoreDiskRequest>;
+/** Pulls the disks of a quickly restored VM out of its backup until they depend on nothing. */
+export const consolidateDisksRequest = z.strictObject({
+  vm,
+  /** Megabytes (10^6 bytes) per second from now on; 0 = as fast as it goes; default as before. */
+  rateMBps: z.union([z.literal(0), rateMBps]).optional(),
+});
+export type ConsolidateDisksRequest = z.infer<typeof consolidateDisksRequest>;
 
 export const deleteBackupRequest = z.strictObject({
   backupId: uuid,

@@ -23,6 +23,8 @@ export const restorePlan = z.object({
   repository: repositoryRecord,
   timeLimitSeconds: z.int().positive(),
   start: z.boolean(),
+  /** The VM boots on the backup, and its disks are pulled out of it afterwards; null rate = as fast as it goes. */
+  quick: z.object({ rateBytesPerSecond: z.int().positive().nullable() }).optional(),
 });
 export type RestorePlan = z.infer<typeof restorePlan>;
 

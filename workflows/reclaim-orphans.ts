@@ -1,4 +1,6 @@
-import { patched } from '@temporalio/workflow';
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
+import { ParentClosePolicy, patched, startChild } from '@temporalio/workflow';
+import { CONTROL_QUEUE } from '../schemas/queues.ts';
 import { reclaimOrphansRequest, type ReclaimOrphansRequest } from '../schemas/requests.ts';
 import { controlActivities, hostUndo } from './activity-proxies.ts';
 import { causeOf } from './failure-cause.ts';
@@ -20,9 +22,9 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
   const view = new OperationView('reclaimOrphans', '');
   const dryRun = asked.dryRun ?? false;
   view.step('comparing the catalog with the runs that go on');
-  const { backups, leases, hosts, keep, graceSeconds } = await control.findOrphans(asked);
+  const { backups, leases, consolidations = [], hosts, keep, graceSeconds } = await control.findOrphans(asked);
   const result: ReclaimedOrphans = {
-    found: [...backups, ...leases].map(({ description }) => description),
+    found: [...backups, ...leases, ...consolidations].map(({ description }) => description),
     problems: [],
     dryRun,
   };
@@ -46,7 +48,22 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
     }
   }
   if (patched('ended-validations')) result.found.push(...(await control.endedValidations(!dryRun)));
+  if (!dryRun) for (const one of consolidations) await goOn(one, result);
   if (!dryRun) for (const { operationId } of leases) await control.releaseAdmission(operationId);
   view.ended('done', `${result.found.length} found, ${result.problems.length} problems`);
   return result;
+}
+
+/** A VM that depends on a backup is never forgotten: its consolidation begins again where it was. */
+async function goOn({ vmUuid, jobId }: { vmUuid: string; jobId: string }, result: ReclaimedOrphans): Promise<void> {
+  try {
+    await startChild('consolidateDisks', {
+      workflowId: jobId,
+      taskQueue: CONTROL_QUEUE,
+      args: [{ vm: vmUuid }],
+      parentClosePolicy: ParentClosePolicy.ABANDON,
+    });
+  } catch (error) {
+    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) result.problems.push(`${jobId}: ${causeOf(error)}`);
+  }
 }

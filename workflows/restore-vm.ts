@@ -10,6 +10,7 @@ import { causeOf, failureTypeOf } from './failure-cause.ts';
 import { locateVm } from './locate-vm.ts';
 import { OperationView } from './operation-view.ts';
 import { parseRequest } from './parse-request.ts';
+import { quickRestore } from './quick-restore.ts';
 import { thisRun } from './this-run.ts';
 import { withTimeLimit } from './time-limit.ts';
 
@@ -44,6 +45,7 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> 
     begun = true;
     await control.beginRestore(plan);
     return await withTimeLimit(plan.timeLimitSeconds, `restore of backup ${plan.backupId}`, async () => {
+      if (found.plan.quick !== undefined) return await quickRestore(found.plan, view, compensations);
       return await restoreDisks(found.plan, found.heartbeatSeconds, view, compensations);
     });
   } catch (error) {

@@ -2,12 +2,16 @@ import type { AdmissionAnswer } from '../../catalog/contract.ts';
 import type { AdmissionRequest } from '../../schemas/catalog.ts';
 import type { ControlDependencies } from './dependencies.ts';
 
-export const createAdmission = ({ catalog, runs }: ControlDependencies) => {
-  async function release(operationId: string): Promise<void> {
-    for (const granted of await catalog.admissions.release(operationId)) {
-      await runs.signalGranted(granted.workflowId, granted.runId);
-    }
+/** Gives back what an operation was granted and tells those who waited for it. Repeatable. */
+export async function releaseAdmissionOf({ catalog, runs }: ControlDependencies, operationId: string): Promise<void> {
+  for (const granted of await catalog.admissions.release(operationId)) {
+    await runs.signalGranted(granted.workflowId, granted.runId);
   }
+}
+
+export const createAdmission = (dependencies: ControlDependencies) => {
+  const { catalog, runs } = dependencies;
+  const release = (operationId: string): Promise<void> => releaseAdmissionOf(dependencies, operationId);
 
   return {
     /**
@@ -20,6 +24,8 @@ export const createAdmission = ({ catalog, runs }: ControlDependencies) => {
       let freed = false;
       for (const { workflowId, runId, operationId } of answer.blockers) {
         if (await runs.isRunning(workflowId, runId)) continue;
+        // A VM that runs on a backup stays what nobody else may touch until a successor has made it independent.
+        if ((await catalog.consolidations.find(operationId)) !== undefined) continue;
         await release(operationId);
         freed = true;
       }

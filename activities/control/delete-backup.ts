@@ -3,6 +3,7 @@ import type { DeletePlan } from '../../schemas/delete-plan.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupTarget } from '../../schemas/plan.ts';
 import type { BackupState } from '../../schemas/states.ts';
+import { requireNotRunOn } from './consolidate.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { planDelete } from './plan-delete.ts';
 import { repositoryHosts } from './repository-hosts.ts';
@@ -40,6 +41,7 @@ export const createDeleteBackup = ({ catalog }: ControlDependencies) => ({
     const present = await catalog.backups.records({ vm: vm.uuid, repository: name, states: PRESENT });
     const chain = await catalog.backups.lastChain(vm.uuid, name);
     const plan = planDelete(present, backupId, { force, openChain: chain?.open === true ? chain.id : null });
+    await requireNotRunOn({ catalog }, [backupId, ...plan.expunge.map(({ id }) => id)]);
     const vmHost = (await catalog.vms.find(vm.uuid))?.host;
     return {
       plan,

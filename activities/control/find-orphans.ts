@@ -1,3 +1,4 @@
+import { consolidationJob } from '../../schemas/consolidation.ts';
 import type { ReclaimOrphansRequest } from '../../schemas/requests.ts';
 import type { ControlDependencies } from './dependencies.ts';
 
@@ -9,6 +10,8 @@ export interface Orphans {
   backups: { backupId: string; host: string; vmUuid: string; description: string }[];
   /** Admissions of runs that have ended. */
   leases: { operationId: string; description: string }[];
+  /** VMs that depend on a backup since a quick restore, and nobody makes them independent. Runs of former versions know none. */
+  consolidations?: { vmUuid: string; jobId: string; description: string }[];
   hosts: string[];
   /** Operations that go on: nothing of theirs is touched. */
   keep: string[];
@@ -20,7 +23,19 @@ export const createFindOrphans = ({ catalog, runs }: ControlDependencies) => ({
   async findOrphans(asked: ReclaimOrphansRequest): Promise<Orphans> {
     const keep: string[] = [];
     const leases: Orphans['leases'] = [];
+    const consolidations: NonNullable<Orphans['consolidations']> = [];
+    for (const one of await catalog.consolidations.list()) {
+      keep.push(one.id); // its former disks and its admission stay, whatever became of its run
+      if (one.state === 'stopped' || one.state === 'damaged') continue;
+      if (await runs.isRunning(one.workflowId, one.runId)) continue;
+      consolidations.push({
+        vmUuid: one.vm.uuid,
+        jobId: consolidationJob(one),
+        description: `VM ${one.vm.name} runs on backup ${one.backupId}, and the run that would change that has ended`,
+      });
+    }
     for (const lease of await catalog.admissions.list()) {
+      if (keep.includes(lease.operationId)) continue;
       if (await runs.isRunning(lease.workflowId, lease.runId)) keep.push(lease.operationId);
       else leases.push({ operationId: lease.operationId, description: `admission of ended run ${lease.workflowId}` });
     }
@@ -42,6 +57,7 @@ export const createFindOrphans = ({ catalog, runs }: ControlDependencies) => ({
     return {
       backups,
       leases,
+      consolidations,
       hosts: asked.host === undefined ? hosts : hosts.filter((name) => name === asked.host),
       keep,
       graceSeconds: asked.graceSeconds ?? DEFAULT_GRACE_SECONDS,

@@ -1,5 +1,6 @@
 import { createAdmission } from './admission.ts';
 import { createCommitBackup } from './commit-backup.ts';
+import { createConsolidate } from './consolidate.ts';
 import { createDeleteBackup } from './delete-backup.ts';
 import { createDeltas } from './deltas.ts';
 import type { ControlDependencies } from './dependencies.ts';
@@ -25,6 +26,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createDeltas(dependencies),
   ...createRestore(dependencies),
   ...createDiskRestore(dependencies),
+  ...createConsolidate(dependencies),
   ...createFindOrphans(dependencies),
   ...createDeleteBackup(dependencies),
   ...createRetention(dependencies),

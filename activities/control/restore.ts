@@ -3,6 +3,7 @@ import type { AdmissionRequest, VmRecord } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { RestoreVmRequest } from '../../schemas/requests.ts';
 import type { RestorePlan } from '../../schemas/restore-plan.ts';
+import { requireQuickRestoreAllowed } from './consolidate.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { repositoryOf, restorable, restoreAdmission } from './restorable.ts';
 
@@ -11,6 +12,10 @@ export const RESTORE_TIME_LIMIT_SECONDS = 43_200;
 /** What `RestoreError` tells of a restore that could not be undone. */
 export const leftBy = (restoreId: string, left: { step: string; cause: string }[]): string =>
   `restore ${restoreId} could not be undone (${left.map(({ step, cause }) => `${step}: ${cause}`).join('; ')})`;
+
+const quickWishes = ({ rateMBps }: RestoreVmRequest): NonNullable<RestorePlan['quick']> => ({
+  rateBytesPerSecond: rateMBps === undefined ? null : Math.max(1, Math.round(rateMBps * 1e6)),
+});
 
 export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies) => {
   /** `beginRestore` keeps what was wrong with the VM before. */
@@ -33,7 +38,9 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
       present: VmRecord | null,
       run: { workflowId: string; runId: string },
     ): Promise<{ plan: RestorePlan; admission: AdmissionRequest; heartbeatSeconds: number }> {
-      const { backup } = await restorable(catalog, asked.backupId);
+      const record = await restorable(catalog, asked.backupId);
+      const { backup } = record;
+      if (asked.quick === true) await requireQuickRestoreAllowed({ catalog }, record);
       const repository = await repositoryOf(catalog, backup);
       if (asked.dryRun ?? asked.keepUuid ?? asked.keepMacs ?? asked.linksDown ?? asked.disks ?? asked.formerHostLost) {
         throw new HoldfastError(
@@ -70,12 +77,16 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
           repository,
           timeLimitSeconds: asked.timeLimitSeconds ?? RESTORE_TIME_LIMIT_SECONDS,
           start: asked.start ?? false,
+          ...(asked.quick === true ? { quick: quickWishes(asked) } : {}),
         },
-        admission: restoreAdmission(restoreId, 'restoreVm', run, {
-          backup,
-          host,
-          vmUuid: inPlace ? backup.vm.uuid : null,
-        }),
+        admission: {
+          ...restoreAdmission(restoreId, 'restoreVm', run, {
+            backup,
+            host,
+            vmUuid: inPlace ? backup.vm.uuid : null,
+          }),
+          ...(asked.quick === true ? { host: null, repository: null } : {}), // it copies nothing: no slot to wait for
+        },
         heartbeatSeconds,
       };
     },

@@ -1,6 +1,7 @@
 import { createAttachDisk } from './attach-disk.ts';
 import { createBeginBackup } from './begin-backup.ts';
 import { createBootBackup, createValidationSteps } from './boot-backup.ts';
+import { createConsolidate, createVerifyChain } from './consolidate.ts';
 import { createCopyDisk } from './copy-disk.ts';
 import { createDeleteFiles } from './delete-files.ts';
 import type { HostDependencies } from './dependencies.ts';
@@ -12,6 +13,7 @@ import { createPrepareDisk } from './prepare-disk.ts';
 import { createMergeDeltas } from './merge-deltas.ts';
 import { createPrepareRestore } from './prepare-restore.ts';
 import { createPublishBackup } from './publish-backup.ts';
+import { createQuickRestore } from './quick-restore.ts';
 import { createReclaimLeftovers } from './reclaim-leftovers.ts';
 import { createRestoreDisk } from './restore-disk.ts';
 import type { RestoreNotes } from './restore-notes.ts';
@@ -28,6 +30,8 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createSwapDisks(dependencies),
   ...createPrepareDisk(dependencies),
   ...createAttachDisk(dependencies),
+  ...createQuickRestore(dependencies),
+  ...createConsolidate(dependencies),
   ...createReclaimLeftovers(dependencies),
   ...createDeleteFiles(dependencies),
   ...createKeepValidation(dependencies),
@@ -46,5 +50,6 @@ export type HostDataActivities = ReturnType<typeof createHostDataActivities>;
 export const createHostJobActivities = (dependencies: HostDependencies) => ({
   ...createHashBackup(dependencies),
   ...createBootBackup(dependencies),
+  ...createVerifyChain(dependencies),
 });
 export type HostJobActivities = ReturnType<typeof createHostJobActivities>;

@@ -30,20 +30,20 @@ export class RestoreNotes {
     this.#root = root;
   }
 
-  #folder = (restoreId: string): string => join(this.#root, uuid.parse(restoreId));
+  folder = (restoreId: string): string => join(this.#root, uuid.parse(restoreId));
 
   read = (restoreId: string): Promise<RestoreNote | undefined> =>
-    readJson(join(this.#folder(restoreId), 'restore.json'), restoreNote);
+    readJson(join(this.folder(restoreId), 'restore.json'), restoreNote);
   write = (restoreId: string, note: RestoreNote): Promise<void> =>
-    writeJson(this.#folder(restoreId), 'restore.json', note);
+    writeJson(this.folder(restoreId), 'restore.json', note);
   /** The same for the restore of a single disk to another VM. */
   readDisk = (restoreId: string): Promise<DiskNote | undefined> =>
-    readJson(join(this.#folder(restoreId), 'disk.json'), diskNote);
+    readJson(join(this.folder(restoreId), 'disk.json'), diskNote);
   writeDisk = (restoreId: string, note: DiskNote): Promise<void> =>
-    writeJson(this.#folder(restoreId), 'disk.json', note);
+    writeJson(this.folder(restoreId), 'disk.json', note);
   list = (): Promise<{ id: string; touchedMs: number }[]> => listIds(this.#root);
 
   async remove(restoreId: string): Promise<void> {
-    await rm(this.#folder(restoreId), { recursive: true, force: true });
+    await rm(this.folder(restoreId), { recursive: true, force: true });
   }
 }

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { z } from 'zod';
 import { checkpointName } from '../../schemas/names.ts';
 import type { DiskFacts } from '../../schemas/plan.ts';
@@ -15,6 +16,8 @@ const imageInfo = z.object({
     })
     .optional(),
 });
+
+const backingOfImage = z.object({ 'backing-filename': z.string().optional() });
 
 /**
  * The persistent bitmaps of an image that no QEMU holds. One that is `in-use` was not closed properly and is
@@ -73,4 +76,11 @@ export async function removeStoppedBitmap(
   } catch (error) {
     if (!(error instanceof CommandFailed)) throw error;
   }
+}
+
+/** Whether an image is layered on no other; one that is not there depends on nothing. */
+export async function imageStandsAlone(path: string, options: { signal: AbortSignal }): Promise<boolean> {
+  if (!existsSync(path)) return true;
+  const text = await runCommand(['qemu-img', 'info', '-U', '--output=json', '-f', 'qcow2', path], options);
+  return backingOfImage.parse(JSON.parse(text))['backing-filename'] === undefined;
 }

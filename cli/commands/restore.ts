@@ -10,6 +10,8 @@ import { action, type CommandContext } from '../context.ts';
 import { followRun } from '../follow-run.ts';
 import { table } from '../output.ts';
 import { parseIdPrefix, parseTarget } from './backup.ts';
+import type { ConsolidatedVm } from '../../schemas/consolidation.ts';
+import { consolidatedText, parseRate } from './consolidation.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
 import { diskPreviewText, previewText } from './restore-preview.ts';
 
@@ -26,6 +28,9 @@ interface RestoreFlags {
   path?: string;
   start?: boolean;
   dryRun?: boolean;
+  quick?: boolean;
+  rate?: number;
+  waitConsolidation?: boolean;
   timeLimit?: number;
   wait: boolean;
 }
@@ -57,6 +62,13 @@ export function addRestoreCommand(program: Command): void {
     .option('--path <file>', "with --to-vm: the file it becomes, by default a new one beside the VM's disks", parsePath)
     .option('--start', 'start the VM when it is restored')
     .option('--dry-run', 'tell what would be written where and what stays, and change nothing')
+    .option('--quick', 'boot the VM on the backup within seconds, and pull its disks out of it while it runs')
+    .option(
+      '--rate <MBps>',
+      'with --quick: megabytes per second that are pulled (default: as fast as it goes)',
+      parseRate,
+    )
+    .option('--wait-consolidation', 'with --quick: wait until the disks depend on nothing')
     .option('--time-limit <seconds>', 'for all disks together', parseCount)
     .option('--no-wait', 'print the job and return')
     .addHelpText(
@@ -65,12 +77,15 @@ export function addRestoreCommand(program: Command): void {
 Without --as the VM itself is restored; it must be stopped, or gone. Disks it has that are not in the backup stay as they
 are; disks of the backup that it has no more are made anew and added to it. Nothing is swapped in before every byte is
 checked, and what was there stays usable until then.
+With --quick the VM boots on the backup, and its disks, all qcow2 then, are pulled out of it by job consolidateDisks; the
+backup cannot be deleted until that is done.
 
 Examples:
   $ holdfast restore 3f2c9a41 --dry-run                          # what would happen
   $ holdfast restore 3f2c9a41                                    # in place
   $ holdfast restore 3f2c9a41 --disk vdb                         # only one of its disks
   $ holdfast restore 3f2c9a41 --as web-1-test --network-down --start
+  $ holdfast restore 3f2c9a41 --quick --rate 100                 # boots within seconds, then pulls
   $ holdfast restore 3f2c9a41 --host kvm-2                       # the VM is gone from its former host
   $ holdfast restore 3f2c9a41 --disk vda --to-vm web-2           # as a further disk of a VM that may run`,
     )
@@ -104,6 +119,8 @@ async function restoreWhole(
     host: flags.host,
     formerHostLost: flags.formerHostLost,
     start: flags.start,
+    quick: flags.quick,
+    rateMBps: flags.rate,
     dryRun: flags.dryRun,
     timeLimitSeconds: flags.timeLimit,
   });
@@ -119,9 +136,17 @@ async function restoreWhole(
   }
   context.output.note(`job ${run.workflowId}`);
   const restored = await followRun<RestoredVm>(run, context.output);
+  if (restored.consolidation !== undefined && flags.waitConsolidation === true) {
+    const handle = (await context.client()).workflow.getHandle(restored.consolidation);
+    const done = await followRun<ConsolidatedVm>(handle, context.output);
+    context.output.result({ ...restored, disks: done.disks }, () => consolidatedText(done));
+    return;
+  }
   context.output.result(restored, () =>
     [
-      `VM ${restored.vm.name} (${restored.vm.uuid}) is restored`,
+      restored.consolidation === undefined
+        ? `VM ${restored.vm.name} (${restored.vm.uuid}) is restored`
+        : `VM ${restored.vm.name} (${restored.vm.uuid}) runs on the backup; its disks are pulled by job ${restored.consolidation}`,
       disksText(restored),
       ...(restored.warnings ?? []).map((warning) => `note: ${warning}`),
     ].join('\n'),

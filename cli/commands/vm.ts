@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import type { Catalog } from '../../catalog/contract.ts';
 import type { VmRecord } from '../../schemas/catalog.ts';
+import { consolidationJob } from '../../schemas/consolidation.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { action } from '../context.ts';
 import { shortId, sizeText, table } from '../output.ts';
@@ -43,10 +44,18 @@ export function addVmCommands(program: Command): void {
         const catalog = await context.catalog();
         const record = await vmNamed(catalog, name, () => refreshInventory(context));
         const backups = await catalog.backups.list({ vm: record.uuid });
-        context.output.result({ ...record, backups }, () =>
+        const [depends] = await catalog.consolidations.findByVm(record.uuid);
+        const consolidation =
+          depends === undefined
+            ? null
+            : { backupId: depends.backupId, state: depends.state, jobId: consolidationJob(depends) };
+        context.output.result({ ...record, backups, consolidation }, () =>
           [
             `${record.name}  ${record.uuid}`,
             `host ${record.host}, ${record.power}, ${record.state}${record.error === null ? '' : `: ${record.error}`}`,
+            ...(consolidation === null
+              ? []
+              : [`disks depend on backup ${shortId(consolidation.backupId)} until job ${consolidation.jobId} is done`]),
             `offering ${record.offering ?? 'none'}`,
             ...record.disks.map(({ target, format, path }) => `disk ${target}: ${format} ${path ?? ''}`),
             '',

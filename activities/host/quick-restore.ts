@@ -1,0 +1,161 @@
+import { rm } from 'node:fs/promises';
+import { ioErrorPoliciesOf, layerOnFiles } from '../../libvirt/backing-chain-xml.ts';
+import { parseDomainXml } from '../../libvirt/domain-xml.ts';
+import { LibvirtError, type Domain } from '../../libvirt/libvirt.ts';
+import { openRepository } from '../../repository/identity.ts';
+import type { RestoredVm } from '../../schemas/backup.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
+import type { PreparedRestore, RestorePlan } from '../../schemas/restore-plan.ts';
+import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
+import { runCommand } from '../run-command.ts';
+import type { HostDependencies } from './dependencies.ts';
+import { domainOf } from './domain.ts';
+import { powerOf } from './power.ts';
+import { readQuickNote, writeQuickNote } from './quick-restore-notes.ts';
+import { readManifestChain } from './restore-chain.ts';
+import { restoreFence } from './restore-disk.ts';
+import type { RestoreNotes } from './restore-notes.ts';
+import { chainForQemu } from './stored-chain-files.ts';
+import { createSwapDisks } from './swap-disks.ts';
+
+export const createQuickRestore = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
+  const { fence, host, libvirt, openStore, restores } = dependencies;
+  const swaps = createSwapDisks(dependencies);
+
+  return {
+    /**
+     * Starts the VM on empty overlays over the backup's files, in the places where its disks are going to be. The former
+     * disks stay beside until the new ones depend on nothing. Repeatable: a VM that runs so already is not started again.
+     * @throws IntegrityMismatch, VmNotStopped, VmDefinitionInvalid, VmStartFailed
+     */
+    async bootOnBackup(plan: RestorePlan, prepared: PreparedRestore): Promise<RestoredVm> {
+      return await alone(plan, 'booting the VM on the backup', async (signal) => {
+        const noted = await readQuickNote(restores, plan.restoreId);
+        const result: RestoredVm = {
+          vm: prepared.vm,
+          disks: prepared.disks.map(({ target, path }) => ({ target, path, verified: false })),
+        };
+        if (noted?.booted === true) return result;
+        const present = await libvirt.lookupByUuid(prepared.vm.uuid, { signal });
+        if (present !== undefined && noted !== undefined && (await runsOnBackup(present, prepared, signal))) {
+          await writeQuickNote(restores, plan.restoreId, { ...noted, booted: true }); // only the answer was lost
+          return result;
+        }
+        const note = noted ?? {
+          formerXml: present === undefined ? null : await libvirt.domainXml(present, { inactive: true }, { signal }),
+          policies: {},
+          booted: false,
+        };
+        if (noted === undefined) await writeQuickNote(restores, plan.restoreId, note);
+
+        const chains = await layOverlays(plan, prepared, signal);
+        await swaps.swapDisks(plan, {
+          ...prepared,
+          disks: prepared.disks.map((disk) => ({ ...disk, format: 'qcow2' })),
+        });
+        const domain = await domainOf(libvirt, prepared.vm, host, { signal });
+        const xml = await libvirt.domainXml(domain, { inactive: true }, { signal });
+        const policies =
+          Object.keys(note.policies).length > 0 ? note.policies : ioErrorPoliciesOf(xml, Object.keys(chains));
+        await writeQuickNote(restores, plan.restoreId, { ...note, policies });
+        await libvirt.define(layerOnFiles(xml, chains), {}, { signal });
+        await start(domain, signal);
+        await writeQuickNote(restores, plan.restoreId, { ...note, policies, booted: true });
+        return result;
+      });
+    },
+
+    /** Undoes a quick restore whose VM is not to run: former definition and disks back, overlays gone. Repeatable. */
+    async undoQuickRestore(plan: RestorePlan): Promise<void> {
+      await withHeartbeat('undoing the quick restore', () => undo(plan));
+    },
+
+    /** Whether the VM of a restore that ended in between runs on the backup; if it came not so far all is undone. */
+    async settleQuickRestore(plan: RestorePlan): Promise<{ booted: boolean }> {
+      return await withHeartbeat('looking for the VM', async () => {
+        const signal = cancellationSignal();
+        const note = await readQuickNote(restores, plan.restoreId);
+        const prepared = (await restores.read(plan.restoreId))?.prepared;
+        const domain = prepared && (await libvirt.lookupByUuid(prepared.vm.uuid, { signal }));
+        const booted =
+          note !== undefined &&
+          prepared !== undefined &&
+          (note.booted || (domain !== undefined && (await runsOnBackup(domain, prepared, signal))));
+        if (booted) await writeQuickNote(restores, plan.restoreId, { ...note, booted: true });
+        else await undo(plan);
+        return { booted };
+      });
+    },
+  };
+
+  /** A newer attempt, and an undo, stop an older attempt and wait for its end. */
+  async function alone<T>(plan: RestorePlan, step: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const key = restoreFence(plan.restoreId, 'quick');
+    return await withHeartbeat(step, () => fence.run(key, cancellationSignal(), work));
+  }
+
+  /** Writes an empty overlay beside each disk's place. Gives the files beneath, by the place. */
+  async function layOverlays(
+    plan: RestorePlan,
+    { disks }: PreparedRestore,
+    signal: AbortSignal,
+  ): Promise<Record<string, string[]>> {
+    const store = openStore(plan.repository.location);
+    await openRepository(store, plan.repository.id);
+    const manifests = await readManifestChain(store, plan.vm.uuid, plan.backupId);
+    const isSwapped = (await restores.read(plan.restoreId))?.phase !== 'writing';
+    const chains: Record<string, string[]> = {};
+    for (const disk of disks) {
+      const files = await chainForQemu(store, manifests, disk);
+      chains[disk.path] = files;
+      if (isSwapped) continue; // an earlier attempt laid them all, and some are in their places
+      await rm(disk.besidePath, { force: true });
+      // The name in the overlay is for people and for a definition that lost the chain: better the backup than zeroes.
+      const overlay = ['-b', files[0] ?? '', '-F', 'qcow2', disk.besidePath, String(disk.virtualSizeBytes)];
+      await runCommand(['qemu-img', 'create', '-q', '-u', '-f', 'qcow2', ...overlay], { signal });
+    }
+    return chains;
+  }
+
+  async function start(domain: Domain, signal: AbortSignal): Promise<void> {
+    if (powerOf((await libvirt.state(domain, { signal })).state) === 'running') return;
+    try {
+      await libvirt.create(domain, {}, { signal });
+    } catch (error) {
+      if (!(error instanceof LibvirtError)) throw error;
+      if (powerOf((await libvirt.state(domain, { signal })).state) === 'running') return;
+      throw new HoldfastError(
+        'VmStartFailed',
+        `VM ${domain.name} does not start on the backup: ${error.message}; QEMU must be able to read the repository's files ` +
+          'on this host (docs/operating.md, "Quick restore"); or restore without --quick',
+        { cause: error },
+      );
+    }
+  }
+
+  /** It has a QEMU that reads through one of our overlays. */
+  async function runsOnBackup(domain: Domain, { disks }: PreparedRestore, signal: AbortSignal): Promise<boolean> {
+    const power = powerOf((await libvirt.state(domain, { signal })).state);
+    if (power === 'shutoff') return false;
+    const { disks: live } = parseDomainXml(await libvirt.domainXml(domain, {}, { signal }));
+    return live.some(
+      ({ sourcePath, backingChain }) => backingChain.length > 0 && disks.some(({ path }) => path === sourcePath),
+    );
+  }
+
+  async function undo(plan: RestorePlan): Promise<void> {
+    const signal = cancellationSignal();
+    const noted = await restores.read(plan.restoreId);
+    const quick = await readQuickNote(restores, plan.restoreId);
+    if (noted !== undefined && quick !== undefined) {
+      const domain = await libvirt.lookupByUuid(noted.prepared.vm.uuid, { signal });
+      if (domain !== undefined && (await runsOnBackup(domain, noted.prepared, signal))) {
+        await libvirt.destroy(domain, { signal });
+      }
+      // From here it is a restore whose disks were being swapped in: its undo puts the former ones back.
+      if (noted.phase === 'swapped') await restores.write(plan.restoreId, { ...noted, phase: 'swapping' });
+      if (domain !== undefined && quick.formerXml !== null) await libvirt.define(quick.formerXml, {}, { signal });
+    }
+    await swaps.undoRestore(plan);
+  }
+};
