@@ -3,11 +3,11 @@ import { z } from 'zod';
 import type { Catalog } from '../catalog/contract.ts';
 import { findBackup } from '../operations/find-backup.ts';
 import { cancelJob, describeJob, listJobs } from '../operations/jobs.ts';
-import { startRestoreDisk, startRestoreVm, startTakeBackup } from '../operations/start.ts';
+import { startRestoreDisk, startRestoreVm, startTakeBackup, startValidateBackup } from '../operations/start.ts';
 import { backup } from '../schemas/backup.ts';
 import { vmRecord } from '../schemas/catalog.ts';
 import { vmName } from '../schemas/names.ts';
-import { restoreDiskRequest, restoreVmRequest, takeBackupRequest } from '../schemas/requests.ts';
+import { restoreDiskRequest, restoreVmRequest, takeBackupRequest, validateBackupRequest } from '../schemas/requests.ts';
 
 /** What a route works with. */
 export interface Services {
@@ -121,6 +121,20 @@ export const routes: readonly Route[] = [
       const request = restoreDiskRequest.parse(body);
       await findBackup(catalog, request.backupId);
       const { workflowId } = await startRestoreDisk(await client(), { requestedBy: 'api', ...request });
+      return { jobId: workflowId };
+    },
+  },
+  {
+    method: 'POST',
+    path: '/v1/validations',
+    summary: 'Start a validation of a backup',
+    status: 202,
+    body: validateBackupRequest,
+    answer: started,
+    handle: async ({ catalog, client }, { body }) => {
+      const request = validateBackupRequest.parse(body);
+      const { vm } = (await findBackup(catalog, request.backupId)).backup;
+      const { workflowId } = await startValidateBackup(await client(), { requestedBy: 'api', ...request }, vm.name);
       return { jobId: workflowId };
     },
   },

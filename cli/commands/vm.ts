@@ -3,8 +3,9 @@ import type { Catalog } from '../../catalog/contract.ts';
 import type { VmRecord } from '../../schemas/catalog.ts';
 import { consolidationJob } from '../../schemas/consolidation.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
+import type { ProvenBoot } from '../../schemas/validation.ts';
 import { action } from '../context.ts';
-import { shortId, sizeText, table } from '../output.ts';
+import { durationText, shortId, sizeText, table } from '../output.ts';
 import { refreshInventory } from '../refresh-inventory.ts';
 import { parseVm } from './dev.ts';
 
@@ -49,7 +50,8 @@ export function addVmCommands(program: Command): void {
           depends === undefined
             ? null
             : { backupId: depends.backupId, state: depends.state, jobId: consolidationJob(depends) };
-        context.output.result({ ...record, backups, consolidation }, () =>
+        const lastBoot = await catalog.validations.lastBoot(record.uuid);
+        context.output.result({ ...record, lastBoot, backups, consolidation }, () =>
           [
             `${record.name}  ${record.uuid}`,
             `host ${record.host}, ${record.power}, ${record.state}${record.error === null ? '' : `: ${record.error}`}`,
@@ -57,6 +59,7 @@ export function addVmCommands(program: Command): void {
               ? []
               : [`disks depend on backup ${shortId(consolidation.backupId)} until job ${consolidation.jobId} is done`]),
             `offering ${record.offering ?? 'none'}`,
+            bootText(lastBoot),
             ...record.disks.map(({ target, format, path }) => `disk ${target}: ${format} ${path ?? ''}`),
             '',
             table(
@@ -69,6 +72,12 @@ export function addVmCommands(program: Command): void {
       }),
     );
 }
+
+/** When the VM last proved to boot, for people. */
+const bootText = (boot: ProvenBoot | null): string =>
+  boot === null
+    ? 'never proved to boot; try: holdfast backup validate BACKUP'
+    : `last proved to boot ${boot.bootedAt}, from backup ${shortId(boot.backupId)}, in ${durationText(boot.bootMs)}`;
 
 async function withLastBackup(catalog: Catalog, record: VmRecord) {
   const [last] = await catalog.backups.list({ vm: record.uuid, states: ['BackedUp'], limit: 1 });

@@ -110,6 +110,7 @@ describe('the API', () => {
       '/v1/backups/{id}',
       '/v1/restores',
       '/v1/disk-restores',
+      '/v1/validations',
       '/v1/jobs',
       '/v1/jobs/{id}',
       '/v1/jobs/{id}/cancel',
