@@ -33,6 +33,7 @@ export interface Catalog extends AsyncDisposable {
   events: EventQueries;
   validations: ValidationQueries;
   schedules: ScheduleQueries;
+  proofs: ProofQueries;
 }
 
 export interface HostQueries {
@@ -321,4 +322,28 @@ export interface ScheduleQueries {
   countOutcomes(runId: string): Promise<Partial<Record<OutcomeState, number>>>;
   /** Forgets runs that were scheduled before. */
   prune(before: string): Promise<void>;
+}
+
+/** A backup with what is known for and against it. */
+export interface ProvenBackup {
+  id: string;
+  vm: { uuid: string; name: string };
+  /** ISO 8601. */
+  instant: string;
+  repository: string;
+  storedBytes: number;
+  /** It was not deleted. */
+  isThere: boolean;
+  /** It is there, and nothing is known against it. */
+  isGood: boolean;
+  /** When a throw-away VM was last tried from it, whatever came of it. */
+  testedAt: string | null;
+  /** When it last booted. */
+  provedAt: string | null;
+  bootMs: number | null;
+}
+
+export interface ProofQueries {
+  /** All backups that came about, newest first; of deleted ones those that were tested. */
+  backups(): Promise<ProvenBackup[]>;
 }

@@ -23,6 +23,7 @@ import { schedules } from './migrations/0009-schedules.ts';
 import { backupsBeingRestored } from './migrations/0010-backups-being-restored.ts';
 import { consolidations } from './migrations/0008-consolidations.ts';
 import { offeringQueries } from './offerings.ts';
+import { proofQueries } from './proofs.ts';
 import { repositoryQueries } from './repositories.ts';
 import { NodeSqliteDialect } from './sqlite-dialect.ts';
 import { scheduleQueries } from './schedules.ts';
@@ -54,6 +55,7 @@ export async function openCatalog(url: string): Promise<Catalog> {
     events: eventQueries(database),
     validations: validationQueries(database),
     schedules: scheduleQueries(database),
+    proofs: proofQueries(database),
     [Symbol.asyncDispose]: () => database.db.destroy(),
   };
 }

@@ -9,6 +9,7 @@ import {
   type ScheduleTiming,
   type Weekday,
 } from '../schemas/schedule.ts';
+import { validationStep, type ValidationStep } from '../schemas/states.ts';
 import { parseCount, parseName, parseVm } from './commands/dev.ts';
 
 /** What `schedule create` and `schedule update` take. */
@@ -29,11 +30,32 @@ export interface ScheduleFlags {
   overlap?: Schedule['overlap'];
   parallel?: number;
   note?: string;
+  rehearsal?: boolean;
+  proveWithin?: number;
+  budget?: number | null;
+  maxVms?: number;
+  steps?: ValidationStep[];
+  report?: boolean;
+  since?: number;
+  promise?: number;
+  webhook?: boolean;
+  mail?: string[];
 }
 
 const DEFAULT_CATCH_UP_SECONDS = 2 * 3600;
 const DEFAULT_PARALLEL = 50;
+/** Few, because one that waits for a slot has begun as far as the budget is concerned. */
+const REHEARSALS_AT_ONCE = 4;
+const DEFAULT_PROVE_WITHIN_SECONDS = 30 * 86_400;
+const DEFAULT_SINCE_SECONDS = 86_400;
 const SHORTEST_CATCH_UP_SECONDS = 10; // what Temporal takes at least
+
+/** Flags that one kind of schedule alone knows. */
+const FLAGS_OF = {
+  backup: ['full', 'isolated', 'window', 'overlap'],
+  rehearsal: ['proveWithin', 'budget', 'maxVms', 'steps'],
+  report: ['since', 'promise', 'webhook', 'mail'],
+} as const satisfies Record<ScheduleTask['kind'], (keyof ScheduleFlags)[]>;
 
 export function addScheduleFlags(command: Command): Command {
   return command
@@ -65,7 +87,89 @@ export function addScheduleFlags(command: Command): Command {
       ).choices(['skip', 'buffer-one']),
     )
     .option('--parallel <n>', 'VMs at work or waiting for a slot at once (default 50)', parseCount)
-    .option('--note <text>', 'shown by `schedule ls`');
+    .option('--note <text>', 'shown by `schedule ls`')
+    .option(
+      '--prove-within <span>',
+      'rehearsal: a VM is due when it was not proved for so long (default 30d)',
+      parseDuration,
+    )
+    .option(
+      '--budget <span>',
+      'rehearsal: none begins later than this after the run; `none` = no such limit',
+      parseWindow,
+    )
+    .option('--max-vms <n>', 'rehearsal: at most so many VMs a run', parseCount)
+    .option('--steps <steps>', 'rehearsal: some of hash,boot,screenshot,command (default: all)', parseSteps)
+    .option('--since <span>', 'report: of how long (default 24h)', parseDuration)
+    .option('--promise <span>', 'report: how old the newest good backup of a VM may be', parseDuration)
+    .option('--webhook', 'report: to the configured webhook')
+    .option(
+      '--mail <address...>',
+      'report: to these addresses, by the configured SMTP server',
+      collected(parseAddress),
+    );
+}
+
+/** What is to be done. @throws ZodError naming the flag */
+export function taskOf(flags: ScheduleFlags): ScheduleTask {
+  const { offering = null, vm: vms = [], full = false, isolated = false } = flags;
+  if (flags.rehearsal === true && flags.report === true) throw wrong('--rehearsal and --report', 'give one of them');
+  if (offering !== null && vms.length > 0) throw wrong('--offering and --vm', 'give one of them');
+  if (flags.report === true) {
+    if (offering !== null || vms.length > 0) throw wrong('--report', 'is of all VMs: leave --offering and --vm away');
+    if (flags.webhook !== true && flags.mail === undefined) {
+      throw wrong('--report', 'say where it goes: --webhook, --mail ADDRESS, or both');
+    }
+    return {
+      kind: 'report',
+      sinceSeconds: flags.since ?? DEFAULT_SINCE_SECONDS,
+      promiseSeconds: flags.promise ?? null,
+      webhook: flags.webhook ?? false,
+      mailTo: flags.mail ?? [],
+    };
+  }
+  if (flags.rehearsal === true) {
+    return {
+      kind: 'rehearsal',
+      offering,
+      vms,
+      everySeconds: flags.proveWithin ?? DEFAULT_PROVE_WITHIN_SECONDS,
+      budgetSeconds: flags.budget ?? null,
+      maxVms: flags.maxVms ?? null,
+      steps: flags.steps ?? [...validationStep.options],
+    };
+  }
+  if (offering === null && vms.length === 0) {
+    throw wrong('--offering or --vm', 'one of them must say which VMs are backed up');
+  }
+  return { kind: 'backup', offering, vms, full, isolated };
+}
+
+/** The task with what the flags change of it. */
+export function changedTask(former: ScheduleTask, flags: ScheduleFlags): ScheduleTask {
+  if (former.kind === 'report') {
+    return {
+      ...former,
+      sinceSeconds: flags.since ?? former.sinceSeconds,
+      promiseSeconds: flags.promise ?? former.promiseSeconds,
+      webhook: flags.webhook ?? former.webhook,
+      mailTo: flags.mail ?? former.mailTo,
+    };
+  }
+  const { offering, vm: vms } = flags;
+  if (offering !== undefined && vms !== undefined) throw wrong('--offering and --vm', 'give one of them');
+  const subjects = offering !== undefined ? { offering, vms: [] } : vms !== undefined ? { offering: null, vms } : {};
+  if (former.kind === 'backup') {
+    return { ...former, ...subjects, full: flags.full ?? former.full, isolated: flags.isolated ?? former.isolated };
+  }
+  return {
+    ...former,
+    ...subjects,
+    everySeconds: flags.proveWithin ?? former.everySeconds,
+    budgetSeconds: flags.budget === undefined ? former.budgetSeconds : flags.budget,
+    maxVms: flags.maxVms ?? former.maxVms,
+    steps: flags.steps ?? former.steps,
+  };
 }
 
 /** A new schedule from its flags. @throws ZodError naming the flag */
@@ -82,7 +186,7 @@ export function scheduleOf(name: string, task: ScheduleTask, flags: ScheduleFlag
       jitterSeconds: flags.jitter ?? 0,
       catchUpSeconds: flags.catchUp ?? DEFAULT_CATCH_UP_SECONDS,
       overlap: flags.overlap ?? 'skip',
-      parallel: flags.parallel ?? DEFAULT_PARALLEL,
+      parallel: flags.parallel ?? (task.kind === 'rehearsal' ? REHEARSALS_AT_ONCE : DEFAULT_PARALLEL),
       longestGapSeconds: null,
       note: flags.note ?? null,
     },
@@ -111,6 +215,12 @@ export function changedSchedule(schedule: Schedule, task: ScheduleTask, flags: S
 
 function checked(schedule: Schedule, flags: ScheduleFlags): Schedule {
   const { timing, task } = schedule;
+  for (const [kind, names] of Object.entries(FLAGS_OF)) {
+    const stray = names.find((name) => flags[name] !== undefined);
+    if (stray === undefined || kind === task.kind) continue;
+    const flag = stray.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    throw wrong(`--${flag}`, `has no meaning for a schedule of kind ${task.kind}`);
+  }
   if (timing.kind === 'every' && flags.timezone !== undefined) {
     throw wrong('--timezone', 'has no meaning with --every, which counts hours, not clocks');
   }
@@ -166,7 +276,7 @@ export function parseDuration(value: string): number {
 
 const parseWindow = (value: string): number | null => (value === 'none' ? null : parseDuration(value));
 
-const collected =
+export const collected =
   <T>(parse: (value: string) => T) =>
   (value: string, former: T[] | undefined): T[] => [...(former ?? []), parse(value)];
 
@@ -196,6 +306,19 @@ function parseDayOfMonth(value: string): number {
 function parseTimezone(value: string): string {
   if (!isZone(value)) throw new InvalidArgumentError(`${value} is no time zone; give a name like Europe/Berlin or UTC`);
   return value;
+}
+
+function parseSteps(value: string): ValidationStep[] {
+  return value.split(',').map((step) => {
+    const parsed = validationStep.safeParse(step.trim());
+    if (!parsed.success) throw new InvalidArgumentError(`give some of ${validationStep.options.join(',')}`);
+    return parsed.data;
+  });
+}
+
+export function parseAddress(value: string): string {
+  if (/^[^\s@<>,;"\u0000-\u001f]+@[^\s@<>,;"\u0000-\u001f]+$/.test(value)) return value;
+  throw new InvalidArgumentError('give an address like ops@example.org');
 }
 
 /** Names only: offsets like +02:00 are no zones to Temporal. */

@@ -1,4 +1,6 @@
-import type { Catalog } from '../catalog/contract.ts';
+import type { Catalog, OutcomeChange } from '../catalog/contract.ts';
+import type { ScheduleOutcome } from '../schemas/schedule.ts';
+import { reasonOf } from '../schemas/validation.ts';
 
 export interface OpenRuns {
   /** Whether a run still goes on; false when it is closed or unknown. Without a run id: the newest of that id. */
@@ -23,6 +25,10 @@ export async function settleOutcomes(catalog: Catalog, runs: OpenRuns): Promise<
     if (workflowId === null || workflowRunId === null || (await runs.isRunning(workflowId, workflowRunId))) continue;
     const run = await catalog.schedules.findRun(runId);
     if (run?.state === 'running' && !ended.has(runId)) continue; // it is about to note it itself
+    if (outcome.kind === 'rehearsal') {
+      await catalog.schedules.setOutcome(runId, position, { ...(await provedBy(catalog, outcome)), endedAt: now });
+      continue;
+    }
     const backup = vm.uuid === null ? undefined : await backupOf(catalog, vm.uuid, workflowRunId);
     const stored = backup?.backup.instant != null;
     const failure = backup?.failure;
@@ -38,6 +44,15 @@ export async function settleOutcomes(catalog: Catalog, runs: OpenRuns): Promise<
     });
   }
   for (const id of ended) await catalog.schedules.endRun(id, 'failed', 'the run was ended by force', now);
+}
+
+async function provedBy(catalog: Catalog, { backupId, startedAt }: ScheduleOutcome): Promise<OutcomeChange> {
+  const result = backupId === null ? null : await catalog.validations.resultOf(backupId);
+  if (result === null || result.validatedAt < (startedAt ?? '')) {
+    return { state: 'failed', reason: 'its run ended without a result' };
+  }
+  if (result.state === 'Valid') return { state: 'done', reason: null };
+  return { state: 'failed', reason: `${result.state}: ${reasonOf(result)}` };
 }
 
 /** The newest twenty are enough: what is looked for was just taken. */

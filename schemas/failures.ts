@@ -56,6 +56,7 @@ export const FAILURES = {
   TemporalUnreachable: { retryable: true },
   JobNotFound: { retryable: false },
   ScheduleNotFound: { retryable: false },
+  WindowClosed: { retryable: false },
 } as const satisfies Record<string, { retryable: boolean }>;
 
 export type FailureType = keyof typeof FAILURES;

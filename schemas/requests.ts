@@ -24,6 +24,8 @@ export const takeBackupRequest = z.strictObject({
   /** One budget for all disks of the run. */
   timeLimitSeconds: z.int().positive().optional(),
   requestedBy: z.string().max(200).optional(),
+  /** Not begun at all if it is not admitted by then. */
+  startBefore: z.iso.datetime().optional(),
 });
 export type TakeBackupRequest = z.infer<typeof takeBackupRequest>;
 

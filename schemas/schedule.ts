@@ -39,8 +39,7 @@ export const scheduleTask = z.discriminatedUnion('kind', [
     /** No validation begins later than this after the run's beginning. */
     budgetSeconds: z.int().positive().nullable(),
     maxVms: z.int().positive().nullable(),
-    /** Empty = as the VM's offering says. */
-    steps: z.array(validationStep),
+    steps: z.array(validationStep).min(1),
   }),
   z.object({
     kind: z.literal('report'),
@@ -145,6 +144,8 @@ export const begunScheduleRun = z.object({
   scheduledAt: z.iso.datetime(),
   /** No VM's work begins after it. */
   windowEndsAt: z.iso.datetime().nullable(),
+  /** What is noted of those whose turn comes after it. */
+  tooLate: z.string(),
   vms: z.int().nonnegative(),
 });
 export type BegunScheduleRun = z.infer<typeof begunScheduleRun>;

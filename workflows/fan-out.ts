@@ -14,13 +14,13 @@ const DRAIN = '10 minutes';
  */
 export async function fanOut(
   run: BegunScheduleRun,
-  options: { after: number; vmsPerHistory: number | undefined; endsAt: string | null; tooLate: string },
+  options: { after: number; vmsPerHistory: number | undefined },
   work: (vm: DueVm) => Promise<void>,
 ): Promise<number | null> {
   const control = controlActivities();
   const running = new Set<Promise<void>>();
   const limit = options.vmsPerHistory ?? VMS_PER_HISTORY;
-  const endsAtMs = options.endsAt === null ? Infinity : Date.parse(options.endsAt);
+  const endsAtMs = run.windowEndsAt === null ? Infinity : Date.parse(run.windowEndsAt);
   let after = options.after;
   let taken = 0;
   try {
@@ -29,7 +29,7 @@ export async function fanOut(
       for (const vm of page) {
         await hasRoom(running, run.schedule.parallel, endsAtMs);
         if (Date.now() >= endsAtMs) {
-          await control.missDueVms(run.runId, options.tooLate);
+          await control.missDueVms(run.runId, run.tooLate);
           await Promise.all(running);
           return null;
         }

@@ -5,6 +5,7 @@ export { deleteBackup } from './delete-backup.ts';
 export { finishChain } from './finish-chain.ts';
 export { inventoryHost } from './inventory-host.ts';
 export { reclaimOrphans } from './reclaim-orphans.ts';
+export { rehearse } from './rehearse.ts';
 export { restoreDisk } from './restore-disk.ts';
 export { restoreVm } from './restore-vm.ts';
 export { runSchedule } from './run-schedule.ts';

@@ -52,6 +52,7 @@ export async function takeBackup(request: TakeBackupRequest): Promise<Backup> {
         priority: target.priority,
       },
       view,
+      asked.startBefore,
     );
     const transfer = hostTransfers(target.host, limits);
     return await withTimeLimit(limits.timeLimitSeconds, `backup of VM ${target.vm.name}`, async () => {

@@ -7,7 +7,10 @@ import type {
   Schedule,
   ScheduleOutcome,
   ScheduleRunSummary,
+  ScheduleTask,
 } from '../../schemas/schedule.ts';
+import { chooseRehearsals } from '../../operations/choose-rehearsals.ts';
+import { spanText } from '../../operations/duration.ts';
 import type { ControlDependencies } from './dependencies.ts';
 
 /** What became of VMs is told for so long. */
@@ -37,6 +40,35 @@ export const createScheduleRuns = ({ catalog }: ControlDependencies) => {
     });
   }
 
+  /** VMs that are due to be proved, and from what; more than `maxVms` wait for the next run. */
+  async function rehearsalsOf(task: Extract<ScheduleTask, { kind: 'rehearsal' }>, seed: string): Promise<Work[]> {
+    const all =
+      task.offering === null && task.vms.length === 0
+        ? (await catalog.vms.list()).filter(({ offering }) => offering !== null).map((vm) => work([vm], vm.name))
+        : await vmsOf(task.offering, task.vms);
+    const known = all.flatMap(({ vm: { uuid, name }, state }) =>
+      uuid === null || state !== 'pending' ? [] : [{ uuid, name }],
+    );
+    const { everySeconds } = task;
+    const due = chooseRehearsals(known, await catalog.proofs.backups(), { everySeconds, now: new Date(), seed });
+    const nothing = 'it has no good backup to be proved from';
+    const provable = due.filter(({ backupId }) => backupId !== null);
+    return [
+      ...all.filter(({ state }) => state !== 'pending'),
+      ...due.flatMap(({ vm, backupId }): Work[] =>
+        backupId === null ? [{ vm, state: 'failed', reason: nothing, backupId }] : [],
+      ),
+      ...provable
+        .slice(0, task.maxVms ?? provable.length)
+        .map(({ vm, backupId }): Work => ({ vm, state: 'pending', reason: null, backupId })),
+    ];
+  }
+
+  async function workOf(task: ScheduleTask, runId: string): Promise<Work[]> {
+    if (task.kind === 'backup') return await vmsOf(task.offering, task.vms);
+    return task.kind === 'rehearsal' ? await rehearsalsOf(task, runId) : [];
+  }
+
   return {
     /**
      * Notes that a run begins, with the VMs that are its work as assigned now. Repeatable: the same run finds its work.
@@ -63,11 +95,18 @@ export const createScheduleRuns = ({ catalog }: ControlDependencies) => {
           state: 'running',
           reason: null,
         },
-        task.kind === 'backup' ? await vmsOf(task.offering, task.vms) : [],
+        await workOf(task, runId),
       );
       const { pending = 0 } = await catalog.schedules.countOutcomes(runId);
-      const noted = (await catalog.schedules.findRun(runId))?.scheduledAt ?? scheduledAt; // of the first of its histories
-      return { runId, schedule, scheduledAt: noted, windowEndsAt: windowEnd(schedule, noted), vms: pending };
+      const run = await catalog.schedules.findRun(runId);
+      const noted = run?.scheduledAt ?? scheduledAt; // of the first of its histories
+      return {
+        runId,
+        schedule,
+        scheduledAt: noted,
+        ...limitOf(schedule, noted, run?.startedAt ?? startedAt),
+        vms: pending,
+      };
     },
 
     /** The VMs whose turn comes next, after that position. */
@@ -147,5 +186,18 @@ const work = (found: VmRecord[], asked: string): Work => {
   return { vm: { uuid: null, name: asked }, state: 'failed', reason, backupId: null };
 };
 
-const windowEnd = ({ windowSeconds }: Schedule, scheduledAt: string): string | null =>
-  windowSeconds === null ? null : new Date(Date.parse(scheduledAt) + windowSeconds * 1000).toISOString();
+/** Until when turns come, and what is noted of those that come later. */
+function limitOf(
+  { name, task, windowSeconds }: Schedule,
+  scheduledAt: string,
+  startedAt: string,
+): Pick<BegunScheduleRun, 'windowEndsAt' | 'tooLate'> {
+  const after = (time: string, seconds: number): string => new Date(Date.parse(time) + seconds * 1000).toISOString();
+  if (task.kind === 'rehearsal' && task.budgetSeconds !== null) {
+    const tooLate = `the budget of ${spanText(task.budgetSeconds)} was used up before its turn; it comes first next time`;
+    return { windowEndsAt: after(startedAt, task.budgetSeconds), tooLate };
+  }
+  if (windowSeconds === null) return { windowEndsAt: null, tooLate: '' };
+  const windowEndsAt = after(scheduledAt, windowSeconds);
+  return { windowEndsAt, tooLate: `the window of schedule ${name} ended at ${windowEndsAt} before its turn came` };
+}

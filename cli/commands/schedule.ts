@@ -4,7 +4,14 @@ import type { ScheduleRunSummary, ScheduleTask } from '../../schemas/schedule.ts
 import { HoldfastError } from '../../schemas/failures.ts';
 import { action, type CommandContext } from '../context.ts';
 import { followRun } from '../follow-run.ts';
-import { addScheduleFlags, changedSchedule, scheduleOf, wrong, type ScheduleFlags } from '../schedule-flags.ts';
+import {
+  addScheduleFlags,
+  changedSchedule,
+  changedTask,
+  scheduleOf,
+  taskOf,
+  type ScheduleFlags,
+} from '../schedule-flags.ts';
 import { listText, madeText, showText } from '../schedule-text.ts';
 import { parseName } from './dev.ts';
 import { vmNamed } from './vm.ts';
@@ -18,21 +25,23 @@ export function addScheduleCommands(program: Command): void {
     schedule
       .command('create')
       .description('back up VMs by the clock')
-      .argument('[name]', 'its name (default: that of the offering or VM)', parseName),
+      .argument('[name]', 'its name (default: that of the offering or VM)', parseName)
+      .option('--rehearsal', 'prove VMs instead: validate a backup of those that were proved longest ago'),
   )
     .addHelpText(
       'after',
       '\nExamples:\n  $ holdfast schedule create nightly --offering gold --at 02:30 --timezone Europe/Berlin --window 4h' +
         '\n  $ holdfast schedule create --vm web-1 --every 6h --jitter 10m' +
-        '\n  $ holdfast schedule create monthly --offering gold --isolated --at 04:00 --day-of-month 1',
+        '\n  $ holdfast schedule create monthly --offering gold --isolated --at 04:00 --day-of-month 1' +
+        '\n  $ holdfast schedule create proof --rehearsal --at 22:00 --prove-within 14d --budget 4h',
     )
     .action(
       action(async (context, name: string | undefined, flags: ScheduleFlags) => {
-        const catalog = await context.catalog();
-        const task = await taskOf(context, flags);
-        const { createSchedule } = await operations();
+        const task = taskOf(flags);
         const asked = scheduleOf(name ?? nameOf(task), task, flags);
-        const made = await createSchedule({ catalog, client: await context.client() }, asked);
+        await checkSubjects(context, task);
+        const { createSchedule } = await operations();
+        const made = await createSchedule(await servicesOf(context), asked);
         context.output.result({ ...made.schedule, daylightSaving: made.daylightSaving }, () =>
           madeText(made.schedule, made.daylightSaving),
         );
@@ -50,8 +59,9 @@ export function addScheduleCommands(program: Command): void {
         const { scheduleNamed, updateSchedule } = await operations();
         const services = await servicesOf(context);
         const { schedule: former } = await scheduleNamed(services.catalog, name);
-        const task = await changedTask(context, former.task, flags);
-        const made = await updateSchedule(services, changedSchedule(former, task, flags));
+        const changed = changedSchedule(former, changedTask(former.task, flags), flags);
+        await checkSubjects(context, changed.task);
+        const made = await updateSchedule(services, changed);
         context.output.result({ ...made.schedule, daylightSaving: made.daylightSaving }, () =>
           madeText(made.schedule, made.daylightSaving),
         );
@@ -159,35 +169,14 @@ const servicesOf = async (context: CommandContext) => ({
   client: await context.client(),
 });
 
-/** @throws HoldfastError OfferingNotFound, VmNotFound, VmAmbiguous, InvalidRequest */
-async function taskOf(context: CommandContext, flags: ScheduleFlags): Promise<ScheduleTask> {
-  const { offering = null, vm: named = [], full = false, isolated = false } = flags;
-  if ((offering === null) === (named.length === 0)) {
-    throw wrong('--offering or --vm', 'one of them must say which VMs are backed up');
-  }
-  await checkSubjects(context, offering, named);
-  return { kind: 'backup', offering, vms: named, full, isolated };
-}
-
-async function changedTask(context: CommandContext, former: ScheduleTask, flags: ScheduleFlags): Promise<ScheduleTask> {
-  if (former.kind === 'report') return former;
-  const { offering, vm: named, full, isolated } = flags;
-  if (offering !== undefined && named !== undefined) {
-    throw wrong('--offering and --vm', 'give one of them');
-  }
-  await checkSubjects(context, offering ?? null, named ?? []);
-  const subjects =
-    offering !== undefined ? { offering, vms: [] } : named !== undefined ? { offering: null, vms: named } : {};
-  if (former.kind === 'rehearsal') return { ...former, ...subjects };
-  return { ...former, ...subjects, full: full ?? former.full, isolated: isolated ?? former.isolated };
-}
-
-async function checkSubjects(context: CommandContext, offering: string | null, named: string[]): Promise<void> {
+/** @throws HoldfastError OfferingNotFound, VmNotFound, VmAmbiguous */
+async function checkSubjects(context: CommandContext, task: ScheduleTask): Promise<void> {
+  if (task.kind === 'report') return;
   const catalog = await context.catalog();
-  if (offering !== null && (await catalog.offerings.find(offering)) === undefined) {
-    throw new HoldfastError('OfferingNotFound', `--offering: ${offering} is not known; see: holdfast offering ls`);
+  if (task.offering !== null && (await catalog.offerings.find(task.offering)) === undefined) {
+    throw new HoldfastError('OfferingNotFound', `--offering: ${task.offering} is not known; see: holdfast offering ls`);
   }
-  for (const name of named) await vmNamed(catalog, name);
+  for (const name of task.vms) await vmNamed(catalog, name);
 }
 
 const nameOf = (task: ScheduleTask): string => {

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
-import { ApplicationFailure, WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
+import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
 import { TestWorkflowEnvironment } from '@temporalio/testing';
 import {
   bundleWorkflowCode,
@@ -14,6 +14,7 @@ import { afterAll, beforeAll } from 'vitest';
 import type { AdmissionAnswer } from '../../catalog/contract.ts';
 import type { ControlActivities } from '../../activities/control/index.ts';
 import type { HostActivities, HostDataActivities } from '../../activities/host/index.ts';
+import { failureInterceptor } from '../../workers/failure-interceptor.ts';
 import { failureTypeOf } from '../../workflows/failure-cause.ts';
 import { CONTROL_QUEUE, hostDataQueue, hostQueue } from '../../schemas/queues.ts';
 import { searchAttributes } from '../../schemas/search-attributes.ts';
@@ -31,7 +32,7 @@ export interface WorkflowSuite {
     workflow: string,
     request: unknown,
     activities: FakeActivities,
-    use?: (handle: WorkflowHandle) => Promise<T>,
+    use?: (handle: WorkflowHandle, client: Client) => Promise<T>,
   ): Promise<T>;
 }
 
@@ -49,7 +50,7 @@ export function beQuiet(): void {
 }
 
 /** One Temporal server and one workflow bundle for a test file. */
-export function workflowSuite(): WorkflowSuite {
+export function workflowSuite({ workflowsPath = join(ROOT, 'workflows', 'index.ts') } = {}): WorkflowSuite {
   let environment: TestWorkflowEnvironment;
   let workflowBundle: WorkflowBundleWithSourceMap;
   beforeAll(async () => {
@@ -64,7 +65,7 @@ export function workflowSuite(): WorkflowSuite {
         },
       }),
       bundleWorkflowCode({
-        workflowsPath: join(ROOT, 'workflows', 'index.ts'),
+        workflowsPath,
         logger: { log() {}, trace() {}, debug() {}, info() {}, warn() {}, error() {} },
       }),
     ]);
@@ -83,6 +84,7 @@ export function workflowSuite(): WorkflowSuite {
             connection,
             taskQueue,
             activities,
+            interceptors: { activity: [failureInterceptor] },
             ...(taskQueue === CONTROL_QUEUE ? { workflowBundle } : {}),
           }),
         ),
@@ -99,7 +101,9 @@ export function workflowSuite(): WorkflowSuite {
         worker.runUntil(new Promise<void>((done) => over.signal.addEventListener('abort', () => done()))),
       );
       try {
-        return await first.runUntil(async () => (await (use ?? ((handle) => handle.result()))(running)) as never);
+        return await first.runUntil(
+          async () => (await (use ?? ((handle) => handle.result()))(running, client)) as never,
+        );
       } finally {
         over.abort();
         await Promise.all(helpers);
