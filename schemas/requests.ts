@@ -106,6 +106,10 @@ export const finishChainRequest = z.strictObject({
 });
 export type FinishChainRequest = z.infer<typeof finishChainRequest>;
 
+/** What `normalizeVm` takes: repairs what overlays of strategy `snapshot` are on the VM's disks. */
+export const normalizeVmRequest = z.strictObject({ vm });
+export type NormalizeVmRequest = z.infer<typeof normalizeVmRequest>;
+
 export const validateBackupRequest = z.strictObject({
   backupId: uuid,
   /** Default: those of the VM's offering, else `hash`, `boot` and `screenshot`. */

@@ -4,6 +4,7 @@ export { consolidateDisks } from './consolidate-disks.ts';
 export { deleteBackup } from './delete-backup.ts';
 export { finishChain } from './finish-chain.ts';
 export { inventoryHost } from './inventory-host.ts';
+export { normalizeVm } from './normalize-vm.ts';
 export { reclaimOrphans } from './reclaim-orphans.ts';
 export { rehearse } from './rehearse.ts';
 export { restoreDisk } from './restore-disk.ts';

@@ -1,6 +1,7 @@
 import { CancellationScope, isCancellation, uuid4 } from '@temporalio/workflow';
 import type { RestoredVm } from '../schemas/backup.ts';
 import { restoreVmRequest, type RestoreVmRequest } from '../schemas/requests.ts';
+import type { Delta } from '../schemas/delta.ts';
 import type { PreparedRestore, RestorePlan } from '../schemas/restore-plan.ts';
 import { controlActivities, hostActivities, hostTransfers, hostUndo } from './activity-proxies.ts';
 import { admitted } from './admitted.ts';
@@ -11,6 +12,7 @@ import { locateVm } from './locate-vm.ts';
 import { OperationView } from './operation-view.ts';
 import { parseRequest } from './parse-request.ts';
 import { quickRestore } from './quick-restore.ts';
+import { settleDeltas } from './settle-deltas.ts';
 import { thisRun } from './this-run.ts';
 import { withTimeLimit } from './time-limit.ts';
 
@@ -43,8 +45,11 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> 
     view.step('asking for admission');
     await admitted(found.admission, view);
     begun = true;
-    await control.beginRestore(plan);
+    const overlays = (await control.beginRestore(plan)) as Delta[] | undefined; // undefined: as former versions answered
     return await withTimeLimit(plan.timeLimitSeconds, `restore of backup ${plan.backupId}`, async () => {
+      if (present !== null && overlays !== undefined && overlays.length > 0) {
+        await settleDeltas({ vm, host }, { keep: [], drop: overlays }, view);
+      }
       if (found.plan.quick !== undefined) return await quickRestore(found.plan, view, compensations);
       return await restoreDisks(found.plan, found.heartbeatSeconds, view, compensations);
     });

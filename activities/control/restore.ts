@@ -1,5 +1,6 @@
 import type { RestoredVm } from '../../schemas/backup.ts';
 import type { AdmissionRequest, VmRecord } from '../../schemas/catalog.ts';
+import type { Delta } from '../../schemas/delta.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { RestoreVmRequest } from '../../schemas/requests.ts';
 import type { RestorePlan } from '../../schemas/restore-plan.ts';
@@ -91,10 +92,14 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
       };
     },
 
-    /** The VM is marked as being restored; a backup may be restored by several runs at once, so it keeps its state. */
-    async beginRestore(plan: RestorePlan): Promise<void> {
-      if (plan.as === null)
-        await catalog.vms.setState(plan.vm.uuid, 'Restoring', (await catalog.vms.find(plan.vm.uuid))?.error ?? null);
+    /**
+     * The VM is marked as being restored; a backup may be restored by several runs at once, so it keeps its state. Gives
+     * the overlays of strategy `snapshot` on the VM's disks: a disk is swapped in on its own image.
+     */
+    async beginRestore(plan: RestorePlan): Promise<Delta[]> {
+      if (plan.as !== null) return [];
+      await catalog.vms.setState(plan.vm.uuid, 'Restoring', (await catalog.vms.find(plan.vm.uuid))?.error ?? null);
+      return await catalog.deltas.list(plan.vm.uuid);
     },
 
     /** The disks are new, so no increment can build on what was there: the VM's chains are over. */

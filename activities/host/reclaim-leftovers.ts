@@ -3,6 +3,7 @@ import type { HostDependencies } from './dependencies.ts';
 import { createAttachDisk } from './attach-disk.ts';
 import { createEndBackup, type AbortedBackup } from './end-backup.ts';
 import { listIds } from './json-notes.ts';
+import { createMergeDeltas } from './merge-deltas.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { createSwapDisks } from './swap-disks.ts';
 import { createThrowAwayVms } from './throw-away-vm.ts';
@@ -12,6 +13,7 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
   const backups = createEndBackup(dependencies);
   const attaching = createAttachDisk(dependencies);
   const swaps = createSwapDisks(dependencies);
+  const merges = createMergeDeltas(dependencies);
   const throwAways = createThrowAwayVms(dependencies);
 
   return {
@@ -39,6 +41,7 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
             `backup ${id}${capture === undefined ? '' : ` of VM ${capture.plan.target.vm.name}`}: notes and drafts`,
           );
           if (dryRun) continue;
+          if (capture?.plan.target.strategy === 'snapshot') await merges.undoSnapshot(id, capture.plan.target);
           const aborted = capture === undefined ? undefined : await backups.abortBackup(id, capture.plan.target);
           if (aborted?.published != null && ended.includes(id)) published.push(aborted.published);
           else if (aborted?.leftInRepository == null) await captures.remove(id);

@@ -14,6 +14,8 @@ interface ShownBackup extends Backup {
   /** What the catalog knows of the checkpoint on the VM; null where there is none. */
   checkpoint: 'pending' | 'current' | 'retired' | null;
   children: string[];
+  /** Targets of disks that lie on its overlay, by strategy `snapshot`. */
+  overlays: string[];
 }
 interface ShownChain {
   id: string | null;
@@ -74,6 +76,7 @@ async function chainsOf(catalog: Catalog, vmUuid: string): Promise<ShownChain[]>
     .filter(({ state }) => state !== 'Expunged')
     .toReversed();
   const checkpoints = new Map((await catalog.checkpoints.list(vmUuid)).map(({ backupId, state }) => [backupId, state]));
+  const deltas = await catalog.deltas.list(vmUuid);
   const chains = new Map<string, ShownChain>();
   for (const backup of all) {
     const key = backup.chainId ?? `alone ${backup.id}`;
@@ -81,6 +84,7 @@ async function chainsOf(catalog: Catalog, vmUuid: string): Promise<ShownChain[]>
     shown.backups.push({
       ...backup,
       checkpoint: checkpoints.get(backup.id) ?? null,
+      overlays: deltas.filter(({ backupId }) => backupId === backup.id).map(({ target }) => target),
       children: all.filter(({ parentId }) => parentId === backup.id).map(({ id }) => id),
     });
     chains.set(key, shown);
@@ -100,6 +104,7 @@ function textOf({ id, open, repository, backups }: ShownChain): string {
       const marks = [
         backup.endOfChain ? 'end of chain' : '',
         backup.checkpoint === null ? '' : `checkpoint ${backup.checkpoint}`,
+        backup.overlays.length === 0 ? '' : `overlay on ${backup.overlays.join(', ')}`,
       ].filter((mark) => mark !== '');
       const tail = marks.length === 0 ? '' : `  (${marks.join(', ')})`;
       return `${depth}${shortId(backup.id)}  ${backup.type}  ${backup.instant ?? '-'}  ${sizeText(backup.storedBytes)}  ${backup.state}${tail}`;

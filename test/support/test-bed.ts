@@ -26,7 +26,10 @@ export interface TestBed extends AsyncDisposable {
   /** Defines a VM; its disks lie in a folder of its own. */
   guest(options: Omit<GuestOptions, 'dir'>): Promise<Guest>;
   /** Starts a workflow by its name, as from the Temporal UI. */
-  start(workflow: 'takeBackup' | 'restoreVm' | 'restoreDisk', request: unknown): Promise<WorkflowHandle>;
+  start(
+    workflow: 'takeBackup' | 'restoreVm' | 'restoreDisk' | 'normalizeVm',
+    request: unknown,
+  ): Promise<WorkflowHandle>;
   /** Without quiescing, unless asked. Throws `<type>: <message>` when it fails. */
   take(vm: string, request?: Omit<TakeBackupRequest, 'vm'>): Promise<Backup>;
   restore(backupId: string, request?: Omit<RestoreVmRequest, 'backupId'>): Promise<RestoredVm>;
