@@ -6,6 +6,7 @@ import { HoldfastError } from '../schemas/failures.ts';
 import type { BackupState, CompressionState } from '../schemas/states.ts';
 import { toBackup, toDiskRecord, toDiskRow, toRecord } from './backup-rows.ts';
 import { batches } from './batches.ts';
+import { retireChain } from './checkpoints.ts';
 import type { BackupFilter, BackupQueries, BackupRecord } from './contract.ts';
 import type { BackupTable, Database, Tables } from './database.ts';
 import { oneAtATime } from './transaction.ts';
@@ -346,11 +347,14 @@ async function endChain(trx: Transaction<Tables>, chainId: string, reason: strin
     .returning('id')
     .executeTakeFirst();
   if (ended === undefined) return;
+  await retireChain(trx, chainId);
+  // By time: a chain may branch, and then two backups share a position.
   const newest = await trx
     .selectFrom('backups')
     .select('id')
     .where('chain_id', '=', chainId)
     .where('state', 'in', LIVING)
+    .orderBy('sort_time', 'desc')
     .orderBy('position', 'desc')
     .limit(1)
     .executeTakeFirst();

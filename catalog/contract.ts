@@ -146,6 +146,7 @@ export interface BackupQueries {
   children(id: string): Promise<BackupRecord[]>;
   /** Backups in state `BackingUp` of a VM, or of all. */
   unfinished(vmUuid?: string): Promise<BackupRecord[]>;
+  /** Also retires the checkpoints of its backups. */
   endChain(chainId: string, reason: string): Promise<void>;
   /** The VM has been backed up before, in whatever state the backup is now. */
   hasAny(vmUuid: string): Promise<boolean>;
@@ -154,18 +155,26 @@ export interface BackupQueries {
 export interface CheckpointRecord {
   vmUuid: string;
   backupId: string;
-  /** `pending` until the manifest is written; `current` = parent of the next; `retired` = to be deleted from the VM. */
-  state: 'pending' | 'current' | 'retired';
+  /**
+   * `pending` until the manifest is written; `current` = parent of the next; `kept` = parent of the next should newer
+   * backups be lost; `retired` = to be deleted from the VM.
+   */
+  state: 'pending' | 'current' | 'kept' | 'retired';
   xml: string | null;
 }
 
 export interface CheckpointQueries {
   list(vmUuid: string): Promise<CheckpointRecord[]>;
   put(record: CheckpointRecord): Promise<void>;
-  /** Makes it `current` and the former one of the same repository `retired`. */
-  promote(vmUuid: string, backupId: string): Promise<void>;
-  /** The chain in that repository is over: its `current` checkpoint becomes `retired`. */
+  /**
+   * Makes it `current`, and of the chain's others the youngest `kept`: `keep` (2 unless told) stay in all. The rest of that
+   * repository's become `retired`: older ones, those of other chains, those of damaged backups.
+   */
+  promote(vmUuid: string, backupId: string, keep?: number): Promise<void>;
+  /** The chain in that repository is over: its `current` and `kept` checkpoints become `retired`. */
   retire(vmUuid: string, repository: string): Promise<void>;
+  /** Nothing will build on these backups: their `current` and `kept` checkpoints become `retired`. */
+  retireOf(vmUuid: string, backupIds: string[]): Promise<void>;
   remove(vmUuid: string, backupId: string): Promise<void>;
 }
 
@@ -240,11 +249,17 @@ export interface CatalogEvent {
   vmUuid: string | null;
   backupId: string | null;
   message: string;
+  /** The same for a machine, if there is more to say than the kind. */
+  detail: unknown;
 }
 
 export interface EventQueries {
   record(
-    event: Pick<CatalogEvent, 'at' | 'kind' | 'message'> & { vmUuid?: string | null; backupId?: string | null },
+    event: Pick<CatalogEvent, 'at' | 'kind' | 'message'> & {
+      vmUuid?: string | null;
+      backupId?: string | null;
+      detail?: unknown;
+    },
   ): Promise<void>;
   /** Newest first, at most 100 unless told. */
   list(filter?: { vmUuid?: string; limit?: number }): Promise<CatalogEvent[]>;

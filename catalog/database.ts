@@ -174,7 +174,7 @@ export interface BackupDiskTable {
 export interface CheckpointTable {
   vm_uuid: string;
   backup_id: string;
-  state: 'pending' | 'current' | 'retired';
+  state: 'pending' | 'current' | 'kept' | 'retired';
   xml: string | null;
 }
 
@@ -239,6 +239,8 @@ export interface EventTable {
   vm_uuid: string | null;
   backup_id: string | null;
   message: string;
+  /** JSON, for machines. */
+  detail: string | null;
 }
 
 export interface ScheduleTable {

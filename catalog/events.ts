@@ -5,19 +5,30 @@ const DEFAULT_LIMIT = 100;
 
 /** What happened, for people. Append-only: no step decides by it. */
 export const eventQueries = ({ db }: Database): EventQueries => ({
-  async record({ at, kind, vmUuid = null, backupId = null, message }) {
-    await db.insertInto('events').values({ at, kind, vm_uuid: vmUuid, backup_id: backupId, message }).execute();
+  async record({ at, kind, vmUuid = null, backupId = null, message, detail }) {
+    await db
+      .insertInto('events')
+      .values({
+        at,
+        kind,
+        vm_uuid: vmUuid,
+        backup_id: backupId,
+        message,
+        detail: detail === undefined ? null : JSON.stringify(detail),
+      })
+      .execute();
   },
 
   async list({ vmUuid, limit = DEFAULT_LIMIT } = {}) {
     let query = db.selectFrom('events').selectAll().orderBy('id', 'desc').limit(limit);
     if (vmUuid !== undefined) query = query.where('vm_uuid', '=', vmUuid);
-    return (await query.execute()).map(({ at, kind, vm_uuid, backup_id, message }) => ({
+    return (await query.execute()).map(({ at, kind, vm_uuid, backup_id, message, detail }) => ({
       at,
       kind,
       vmUuid: vm_uuid,
       backupId: backup_id,
       message,
+      detail: detail === null ? null : (JSON.parse(detail) as unknown),
     }));
   },
 });

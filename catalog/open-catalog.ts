@@ -17,6 +17,7 @@ import { hostQueries } from './hosts.ts';
 import { firstCatalog } from './migrations/0001-first-catalog.ts';
 import { lifeOfAChain } from './migrations/0002-life-of-a-chain.ts';
 import { overlaysOnPrimary } from './migrations/0003-overlays-on-primary.ts';
+import { detailsOfEvents } from './migrations/0004-details-of-events.ts';
 import { pinNotes } from './migrations/0005-pin-notes.ts';
 import { validations } from './migrations/0007-validations.ts';
 import { schedules } from './migrations/0009-schedules.ts';
@@ -130,6 +131,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
     '0001-first-catalog': firstCatalog(engine),
     '0002-life-of-a-chain': lifeOfAChain(engine),
     '0003-overlays-on-primary': overlaysOnPrimary(engine),
+    '0004-details-of-events': detailsOfEvents(engine),
     '0005-pin-notes': pinNotes(engine),
     '0007-validations': validations(engine),
     '0009-schedules': schedules(engine),

@@ -33,6 +33,7 @@ const OPTIONS: Record<string, Subject> = {
   repo: 'repositories',
   offering: 'offerings',
   'to-vm': 'vms',
+  since: 'backups',
 };
 /** There `--repo` is a folder. */
 const TAKES_FOLDER = new Set(['dev']);

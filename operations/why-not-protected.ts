@@ -1,26 +1,15 @@
 import type { Offering, RepositoryRecord, VmRecord } from '../schemas/catalog.ts';
 
-/** What stands against a promise, from what the catalog knows of the VM; each strategy adds its own. */
-export type Objection = (offering: Offering, vm: VmRecord) => string | undefined;
-
-/** Objections of the strategies: a VM that a strategy cannot capture is refused its offering. */
-const STRATEGIES: Record<Offering['strategy'], Objection> = {
-  checkpoint: () => undefined, // what has no bitmaps is copied in full each time: dearer, yet kept
-  snapshot: () => undefined,
-};
-
 /**
  * Why a VM cannot be given an offering: what the offering promises could not be kept. undefined when it can.
- * Pure: what a running hypervisor would add is found by the backup.
+ * From what the catalog knows; whether a strategy fits the VM is for its host to say.
  */
 export function whyNotProtected(
   offering: Offering,
   vm: VmRecord,
   repositories: readonly Pick<RepositoryRecord, 'name'>[],
 ): string | undefined {
-  return (
-    whyNoRepository(offering, repositories) ?? whyNoDisk(offering, vm) ?? STRATEGIES[offering.strategy](offering, vm)
-  );
+  return whyNoRepository(offering, repositories) ?? whyNoDisk(offering, vm);
 }
 
 function whyNoRepository(

@@ -25,6 +25,7 @@ export const FAILURES = {
   SnapshotUnsupported: { retryable: false },
   MergeFailed: { retryable: true }, // the overlay stays, and the VM goes on with it
   DeltaAnomaly: { retryable: false }, // a disk's images are not as any step of ours leaves them
+  ParentNotUsable: { retryable: false },
   NothingToBackUp: { retryable: false },
   BackupNotFound: { retryable: false },
   BackupNotRestorable: { retryable: false },

@@ -31,6 +31,10 @@ export const manifestDisk = z.object({
 });
 export type ManifestDisk = z.infer<typeof manifestDisk>;
 
+/** A younger backup that was not built on, and why; `requested` when that was asked for. */
+export const passedOver = z.object({ id: uuid, reason: fullReason });
+export type PassedOver = z.infer<typeof passedOver>;
+
 /** A small file kept with the backup: NVRAM variables, TPM state. `content` is base64. */
 export const keptFile = z.object({
   kind: z.enum(['nvram', 'tpm']),
@@ -61,6 +65,8 @@ export const manifest = z.object({
   domainXml: z.object({ inactive: z.string(), live: z.string().nullable() }),
   checkpointXml: z.string().nullable(),
   files: z.array(keptFile),
+  /** Why its parent is not the backup just before: those that were passed over, youngest first. */
+  passedOver: z.array(passedOver).default([]),
   skippedDisks: z.array(z.object({ target: z.string(), reason: z.string() })),
   disks: z.array(manifestDisk),
   compression: z.enum(['zstd', 'none']),

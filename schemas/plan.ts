@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { repositoryRecord } from './catalog.ts';
 import { delta, imageLayer } from './delta.ts';
+import { passedOver } from './manifest.ts';
 import { backupType, consistency, fullReason, quiesceMode, strategy } from './states.ts';
 
 /** What a run was asked to do, with every default filled in from offering and installation. */
@@ -102,6 +103,8 @@ export const backupPlan = z.object({
   staleCheckpoints: z.array(z.string()),
   /** Overlays that have to be merged away before the backup can be planned. */
   mergeFirst: z.array(delta).optional(),
+  /** Younger backups of the chain that could not be built on, or were not to be; youngest first. */
+  passedOver: z.array(passedOver).optional(),
   requestedBy: z.string().nullable(),
 });
 export type BackupPlan = z.infer<typeof backupPlan>;

@@ -12,6 +12,8 @@ export const takeBackupRequest = z.strictObject({
   full: z.boolean().optional(),
   /** A full backup outside any chain. */
   isolated: z.boolean().optional(),
+  /** An increment on this backup of the open chain, whose checkpoint must still live. */
+  since: uuid.optional(),
   quiesce: quiesceMode.optional(),
   offering: plainName.optional(),
   repository: plainName.optional(),

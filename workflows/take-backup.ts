@@ -94,8 +94,8 @@ export async function takeBackup(request: TakeBackupRequest): Promise<Backup> {
 const PLANS = 4;
 
 /**
- * Plans the backup and freezes its instant. Plans again when a checkpoint turns out lost, with its disks in full, and
- * when the VM was started or stopped meanwhile.
+ * Plans the backup and freezes its instant. Plans again when a checkpoint turns out lost: on an older backup
+ * whose checkpoint lives, then in full; and when the VM was started or stopped meanwhile.
  */
 async function begin(
   backupId: string,
@@ -105,12 +105,12 @@ async function begin(
 ): Promise<{ plan: BackupPlan; begun: BegunBackup }> {
   const control = controlActivities();
   const host = hostActivities(target.host);
-  let checkpointLost = false;
+  const lost: string[] = []; // parents whose checkpoints proved useless
   for (let plans = 1; ; plans += 1) {
     view.step('planning');
     const parents = await control.parentFiles(target); // only now: nothing else can change the chain
     const facts = await host.inspectVm(target, parents);
-    const plan = await control.planBackup(backupId, asked, target, facts, checkpointLost, thisRun());
+    const plan = await control.planBackup(backupId, asked, target, facts, lost, thisRun());
     if (plan.mergeFirst !== undefined && plans < PLANS) {
       await settleDeltas(target, { keep: [], drop: plan.mergeFirst }, view); // strategy `snapshot` is over on this VM
       continue;
@@ -122,9 +122,9 @@ async function begin(
       return { plan, begun };
     } catch (error) {
       const type = failureTypeOf(error);
-      const isNews = (type === 'CheckpointLost' && !checkpointLost) || type === 'VmStateChanged';
+      const isNews = (type === 'CheckpointLost' && plan.type === 'incremental') || type === 'VmStateChanged';
       if (!isNews || plans === PLANS) throw error;
-      checkpointLost ||= type === 'CheckpointLost';
+      if (type === 'CheckpointLost' && plan.parentId !== null) lost.push(plan.parentId);
       log.warn('planning again', { vm: target.vm.name, cause: causeOf(error) });
       view.note(causeOf(error));
     }

@@ -2,6 +2,7 @@ import type { Backup } from '../../schemas/backup.ts';
 import type { CompletedBackup } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupPlan } from '../../schemas/plan.ts';
+import { uselessOf } from './choose-parent.ts';
 import type { ControlDependencies } from './dependencies.ts';
 
 export const createCommitBackup = ({ catalog }: ControlDependencies) => ({
@@ -14,7 +15,9 @@ export const createCommitBackup = ({ catalog }: ControlDependencies) => ({
     await catalog.backups.complete(completed);
     const current = await catalog.backups.current(target.vm.uuid, target.repository.name);
     const isNewest = current?.backup.id === backupId; // not so when it is listed late, after a forced end
-    if (plan.checkpoint && isNewest) await catalog.checkpoints.promote(target.vm.uuid, backupId);
+    await catalog.checkpoints.retireOf(target.vm.uuid, uselessOf(plan.passedOver ?? []));
+    if (plan.checkpoint && isNewest)
+      await catalog.checkpoints.promote(target.vm.uuid, backupId, target.keepCheckpoints);
     else if (plan.endOfChain || (isNewest && target.strategy === 'snapshot'))
       await catalog.checkpoints.retire(target.vm.uuid, target.repository.name); // nothing builds on it
     await catalog.vms.setState(target.vm.uuid, 'Idle');
@@ -27,6 +30,17 @@ export const createCommitBackup = ({ catalog }: ControlDependencies) => ({
       backupId,
       message: `${plan.type} backup of VM ${target.vm.name} stored in ${target.repository.name}`,
     });
+    if (plan.passedOver !== undefined && plan.passedOver.length > 0) {
+      const younger = plan.passedOver.map(({ id, reason }) => `${id} (${reason})`).join(', ');
+      await catalog.events.record({
+        at: new Date().toISOString(),
+        kind: 'parents-passed-over',
+        vmUuid: target.vm.uuid,
+        backupId,
+        message: `backup ${backupId} of VM ${target.vm.name} is built on ${plan.parentId ?? 'nothing'}, not on the younger ${younger}`,
+        detail: { parentId: plan.parentId, passedOver: plan.passedOver },
+      });
+    }
     return record.backup;
   },
 

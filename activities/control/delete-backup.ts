@@ -62,8 +62,9 @@ export const createDeleteBackup = ({ catalog }: ControlDependencies) => ({
   },
 
   /** The backup is hidden; its files stay for those that are built on it. */
-  async hideBackup({ backupId }: DeletePlan): Promise<void> {
+  async hideBackup({ backupId, vm }: DeletePlan): Promise<void> {
     await catalog.backups.setState(backupId, 'Removed', ['BackedUp', 'Error', 'Removed']);
+    await catalog.checkpoints.retireOf(vm.uuid, [backupId]); // nothing new is built on what is hidden
   },
 
   /**

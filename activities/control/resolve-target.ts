@@ -43,6 +43,12 @@ export const createResolveTarget = ({ catalog, heartbeatSeconds }: ControlDepend
   return {
     /** Refuses what no VM could change: an unknown repository or offering. Says how long the run may take. */
     async checkRequest(asked: TakeBackupRequest): Promise<{ timeLimitSeconds: number; heartbeatSeconds: number }> {
+      if (asked.since !== undefined && (asked.full === true || asked.isolated === true)) {
+        throw new HoldfastError(
+          'InvalidRequest',
+          'since: an increment was asked for, and a full one; leave one of them out',
+        );
+      }
       const offering = asked.offering === undefined ? UNPROTECTED : await offeringNamed(asked.offering);
       if (asked.offering !== undefined || asked.repository !== undefined)
         await repositoryFor(asked.repository, offering);

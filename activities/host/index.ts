@@ -12,6 +12,7 @@ import { createKeepValidation } from './keep-validation.ts';
 import { createPrepareDisk } from './prepare-disk.ts';
 import { createMergeDeltas } from './merge-deltas.ts';
 import { createPrepareRestore } from './prepare-restore.ts';
+import { createProbeVm } from './probe-vm.ts';
 import { createPublishBackup } from './publish-backup.ts';
 import { createQuickRestore } from './quick-restore.ts';
 import { createReclaimLeftovers } from './reclaim-leftovers.ts';
@@ -22,6 +23,7 @@ import { createSwapDisks } from './swap-disks.ts';
 /** Quick steps and undo, on the queue `host:<h>`. */
 export const createHostActivities = (dependencies: HostDependencies & { restores: RestoreNotes }) => ({
   ...createInspection(dependencies),
+  ...createProbeVm(dependencies),
   ...createBeginBackup(dependencies),
   ...createEndBackup(dependencies),
   ...createMergeDeltas(dependencies),

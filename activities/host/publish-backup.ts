@@ -101,6 +101,7 @@ function manifestOf(capture: Capture, begun: BegunBackup, copies: CopiedDisk[]):
     domainXml: capture.domainXml,
     checkpointXml: capture.checkpointXml,
     files: capture.files,
+    passedOver: plan.passedOver ?? [],
     skippedDisks: plan.skippedDisks,
     disks: plan.disks.map((disk) => diskOf(disk, copies)),
     compression: plan.target.compression,

@@ -19,6 +19,8 @@ interface TakeFlags {
   quiesce?: TakeBackupRequest['quiesce'];
   offering?: string;
   repo?: string;
+  since?: string;
+  includeDisk?: string[];
   excludeDisk?: string[];
   strategy?: TakeBackupRequest['strategy'];
   compression?: TakeBackupRequest['compression'];
@@ -44,6 +46,12 @@ export function addBackupCommands(program: Command): void {
     )
     .addOption(new Option('--offering <name>', 'as this offering says').argParser(parseName).conflicts('repo'))
     .option('--repo <name>', 'repository', parseName)
+    .addOption(
+      new Option('--since <id>', 'an increment on this backup of the open chain, not on the newest')
+        .argParser(parseIdPrefix)
+        .conflicts(['full', 'isolated']),
+    )
+    .option('--include-disk <targets...>', 'only these disks, like vda')
     .option('--exclude-disk <targets...>', 'disks left out, like vdb')
     .addOption(new Option('--strategy <how>', 'how the point in time is made').choices(['checkpoint', 'snapshot']))
     .addOption(new Option('--compression <how>', 'how disks are stored').choices(['zstd', 'none']))
@@ -56,13 +64,16 @@ export function addBackupCommands(program: Command): void {
     )
     .action(
       action(async (context, vm: string, flags: TakeFlags) => {
+        const since = flags.since === undefined ? undefined : await findBackup(await context.catalog(), flags.since);
         const request = takeBackupRequest.parse({
           vm,
           full: flags.full,
           isolated: flags.isolated,
+          since: since?.backup.id,
           quiesce: flags.quiesce,
           offering: flags.offering,
           repository: flags.repo,
+          includeDisks: flags.includeDisk,
           excludeDisks: flags.excludeDisk,
           strategy: flags.strategy,
           compression: flags.compression,

@@ -1,28 +1,15 @@
 import type { Command } from 'commander';
-import type { Catalog } from '../../catalog/contract.ts';
+import { chainTree } from '../../operations/chain-tree.ts';
+import { probeVm } from '../../operations/probe-vm.ts';
 import { startFinishChain } from '../../operations/start.ts';
-import type { Backup } from '../../schemas/backup.ts';
 import { finishChainRequest } from '../../schemas/requests.ts';
 import type { FinishedChain } from '../../workflows/finish-chain.ts';
 import { action } from '../context.ts';
 import { followRun } from '../follow-run.ts';
-import { shortId, sizeText } from '../output.ts';
+import { shortId } from '../output.ts';
+import { chainTreeText } from './chain-text.ts';
 import { parseVm } from './dev.ts';
 import { vmNamed } from './vm.ts';
-
-interface ShownBackup extends Backup {
-  /** What the catalog knows of the checkpoint on the VM; null where there is none. */
-  checkpoint: 'pending' | 'current' | 'retired' | null;
-  children: string[];
-  /** Targets of disks that lie on its overlay, by strategy `snapshot`. */
-  overlays: string[];
-}
-interface ShownChain {
-  id: string | null;
-  open: boolean;
-  repository: string;
-  backups: ShownBackup[];
-}
 
 export function addChainCommands(program: Command): void {
   const chain = program.command('chain').description('chains of backups that are built on each other');
@@ -30,13 +17,30 @@ export function addChainCommands(program: Command): void {
     .command('show')
     .description("show a VM's chains: which backup is built on which, and where the checkpoints are")
     .argument('<vm>', 'name or UUID', parseVm)
+    .option('--no-probe', 'do not ask its host where the checkpoints are')
+    .addHelpText('after', '\nExample:\n  $ holdfast chain show web-1')
     .action(
-      action(async (context, name: string) => {
+      action(async (context, name: string, flags: { probe: boolean }) => {
         const catalog = await context.catalog();
         const vm = await vmNamed(catalog, name);
-        const chains = await chainsOf(catalog, vm.uuid);
-        context.output.result({ vm: { uuid: vm.uuid, name: vm.name }, state: vm.state, error: vm.error, chains }, () =>
-          chains.length === 0 ? `VM ${vm.name} has no backups` : chains.map(textOf).join('\n\n'),
+        const { probe, why } = flags.probe
+          ? await probeVm(() => context.client(), { vm: vm.uuid }, vm.name)
+          : { probe: null, why: 'its host was not asked' };
+        const tree = await chainTree(catalog, vm.uuid, probe);
+        context.output.result(
+          {
+            vm: { uuid: vm.uuid, name: vm.name },
+            state: vm.state,
+            error: vm.error,
+            offering: vm.offering,
+            ...tree,
+            host: probe === null ? { name: vm.host, answered: false, why } : { name: probe.host, answered: true },
+          },
+          () =>
+            [
+              tree.chains.length === 0 ? `VM ${vm.name} has no backups` : chainTreeText(tree),
+              ...(probe === null ? [`where the checkpoints are is unknown: ${why}`] : []),
+            ].join('\n\n'),
         );
       }),
     );
@@ -69,45 +73,4 @@ Example:
         );
       }),
     );
-}
-
-async function chainsOf(catalog: Catalog, vmUuid: string): Promise<ShownChain[]> {
-  const all = (await catalog.backups.list({ vm: vmUuid, all: true }))
-    .filter(({ state }) => state !== 'Expunged')
-    .toReversed();
-  const checkpoints = new Map((await catalog.checkpoints.list(vmUuid)).map(({ backupId, state }) => [backupId, state]));
-  const deltas = await catalog.deltas.list(vmUuid);
-  const chains = new Map<string, ShownChain>();
-  for (const backup of all) {
-    const key = backup.chainId ?? `alone ${backup.id}`;
-    const shown = chains.get(key) ?? { id: backup.chainId, open: false, repository: backup.repository, backups: [] };
-    shown.backups.push({
-      ...backup,
-      checkpoint: checkpoints.get(backup.id) ?? null,
-      overlays: deltas.filter(({ backupId }) => backupId === backup.id).map(({ target }) => target),
-      children: all.filter(({ parentId }) => parentId === backup.id).map(({ id }) => id),
-    });
-    chains.set(key, shown);
-  }
-  for (const shown of chains.values()) {
-    const last = await catalog.backups.lastChain(vmUuid, shown.repository);
-    shown.open = shown.id !== null && last?.id === shown.id && last.open;
-  }
-  return [...chains.values()];
-}
-
-function textOf({ id, open, repository, backups }: ShownChain): string {
-  return [
-    id === null ? `isolated, in ${repository}` : `chain ${shortId(id)} in ${repository}, ${open ? 'open' : 'ended'}`,
-    ...backups.map((backup) => {
-      const depth = '  '.repeat(backup.position ?? 1);
-      const marks = [
-        backup.endOfChain ? 'end of chain' : '',
-        backup.checkpoint === null ? '' : `checkpoint ${backup.checkpoint}`,
-        backup.overlays.length === 0 ? '' : `overlay on ${backup.overlays.join(', ')}`,
-      ].filter((mark) => mark !== '');
-      const tail = marks.length === 0 ? '' : `  (${marks.join(', ')})`;
-      return `${depth}${shortId(backup.id)}  ${backup.type}  ${backup.instant ?? '-'}  ${sizeText(backup.storedBytes)}  ${backup.state}${tail}`;
-    }),
-  ].join('\n');
 }

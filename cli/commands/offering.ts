@@ -1,8 +1,9 @@
 import type { Command } from 'commander';
 import type { Catalog } from '../../catalog/contract.ts';
+import { probeVm } from '../../operations/probe-vm.ts';
 import { unprotectVm } from '../../operations/unprotect-vm.ts';
 import { whyNotProtected } from '../../operations/why-not-protected.ts';
-import { offering as offeringSchema, type Offering } from '../../schemas/catalog.ts';
+import { offering as offeringSchema, type Offering, type VmRecord } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { action, type CommandContext } from '../context.ts';
 import { followRun } from '../follow-run.ts';
@@ -97,7 +98,10 @@ Example:
         const repositories = await catalog.repositories.list();
         for (const vm of (await catalog.vms.list()).filter((one) => one.offering === name)) {
           const why = whyNotProtected(after, vm, repositories);
-          if (why === undefined) continue;
+          if (why === undefined) {
+            if (before.strategy !== after.strategy) await requireStrategyFits(context, after, vm);
+            continue;
+          }
           throw new HoldfastError(
             'OfferingNotKeepable',
             `VM ${vm.name} could not be protected by ${name} any more: ${why}; or take it from the VM first: holdfast offering remove ${vm.name}`,
@@ -123,10 +127,10 @@ Example:
         if (why !== undefined) {
           throw new HoldfastError('OfferingNotKeepable', `VM ${vm.name} cannot be protected by ${name}: ${why}`);
         }
+        const note = await requireStrategyFits(context, found, vm);
         await catalog.vms.setOffering(vm.uuid, name);
-        context.output.result(
-          { vm: { uuid: vm.uuid, name: vm.name }, offering: name },
-          () => `VM ${vm.name} is protected by ${name}`,
+        context.output.result({ vm: { uuid: vm.uuid, name: vm.name }, offering: name, note }, () =>
+          [`VM ${vm.name} is protected by ${name}`, ...(note === null ? [] : [note])].join('\n'),
         );
       }),
     );
@@ -169,6 +173,24 @@ Example:
         );
       }),
     );
+}
+
+/** Strategy `snapshot` depends on the VM as its host shows it. Gives a note when nobody could be asked. */
+async function requireStrategyFits(
+  context: CommandContext,
+  { name, strategy, includeDisks, excludeDisks }: Offering,
+  vm: VmRecord,
+): Promise<string | null> {
+  if (strategy !== 'snapshot') return null;
+  const request = { vm: vm.uuid, strategy, includeDisks, excludeDisks };
+  const { probe, why } = await probeVm(() => context.client(), request, vm.name);
+  if (probe === null)
+    return `whether strategy ${strategy} fits VM ${vm.name} is unknown until its first backup: ${why}`;
+  if (probe.doesNotFit.length === 0) return null;
+  throw new HoldfastError(
+    'OfferingNotKeepable',
+    `VM ${vm.name} cannot be protected by ${name}: ${probe.doesNotFit.join('; ')}`,
+  );
 }
 
 async function removeFromVm(context: CommandContext, vmName: string): Promise<void> {

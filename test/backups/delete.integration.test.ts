@@ -10,6 +10,7 @@ import { startInstallation, type TestInstallation } from '../support/installatio
 import { startKvmHost, type KvmHost } from '../support/kvm-host.ts';
 import { run } from '../support/run.ts';
 import { tempDir, type TempDir } from '../support/temp.ts';
+import { liveCheckpoints } from '../support/test-bed.ts';
 
 const MIB = 1024 * 1024;
 
@@ -85,7 +86,7 @@ describe('deleting backups and finishing chains', () => {
     const next = await holdfast.take('del-1', '--quiesce', 'none');
     expect(next).toMatchObject({ type: 'full', disks: [{ fullReason: 'parent-missing' }] });
     const activeImages = { vda: guest.disks[0]!.path };
-    await expectVmClean(host, 'del-1', { activeImages, checkpoints: [`holdfast-${next.id}`] });
+    await expectVmClean(host, 'del-1', { activeImages, checkpoints: liveCheckpoints(next) });
     takes.push(next);
   });
 

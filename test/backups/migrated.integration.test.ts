@@ -2,12 +2,19 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { checkpointName } from '../../schemas/names.ts';
 import { expectVmClean } from '../support/clean-vm.ts';
 import { startKvmHost, type KvmHost } from '../support/kvm-host.ts';
 import { endProcess } from '../support/processes.ts';
 import { run } from '../support/run.ts';
-import { expectStored, kindsOf, MiB, PatternedDisk, startTestBed, type TestBed } from '../support/test-bed.ts';
+import {
+  expectStored,
+  kindsOf,
+  MiB,
+  PatternedDisk,
+  startTestBed,
+  type TestBed,
+  liveCheckpoints,
+} from '../support/test-bed.ts';
 
 const HOLDFAST = join(import.meta.dirname, '..', '..', 'bin', 'holdfast');
 
@@ -61,6 +68,6 @@ it('a VM that was migrated goes on with its chain on the other host', async () =
   await expectStored(bed.holdfast, third, { vda });
   await expectVmClean(there, 'traveller', {
     activeImages: { vda: guest.disks[0]?.path ?? '' },
-    checkpoints: [checkpointName(third.id)],
+    checkpoints: liveCheckpoints(third),
   });
 });

@@ -10,6 +10,7 @@ import { startKvmHost, type KvmHost } from '../support/kvm-host.ts';
 import { run } from '../support/run.ts';
 import { until } from '../support/processes.ts';
 import { tempDir, type TempDir } from '../support/temp.ts';
+import { liveCheckpoints } from '../support/test-bed.ts';
 
 const MIB = 1024 * 1024;
 
@@ -74,7 +75,7 @@ describe('a stopped VM', () => {
     await expectBytes(incremental);
     await expectClean('shutoff');
     const bitmaps = (await qemuImgInfo(image('vdb'))).bitmaps.map(({ name }) => name);
-    expect(bitmaps).toEqual([`holdfast-${incremental.id}`]);
+    expect(bitmaps).toEqual(liveCheckpoints(incremental));
   });
 
   it('goes on in the same chain when it runs, and when it is stopped again', async () => {
@@ -90,7 +91,7 @@ describe('a stopped VM', () => {
       'qemu-io -d /machine/peripheral/virtio-disk1/virtio-backend flush',
     );
     await expectBytes(running, ['vdb']);
-    await expectClean('running', [`holdfast-${running.id}`]);
+    await expectClean('running', liveCheckpoints(running));
 
     await stopGuest(guest);
     await write('0xe5', 400 * MIB, 1 * MIB);
@@ -124,6 +125,6 @@ describe('a stopped VM', () => {
     }
     const next = await installation.take('off-1');
     await expectBytes(next, ['vdb']);
-    await expectClean('running', [`holdfast-${next.id}`]);
+    await expectClean('running', liveCheckpoints(next));
   });
 });

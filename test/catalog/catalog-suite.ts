@@ -94,7 +94,14 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
       const vmUuid = randomUUID();
       await catalog.events.record({ at: T0, kind: 'backup', vmUuid, message: 'first' });
       await catalog.events.record({ at: T0, kind: 'host', message: 'second' });
-      await catalog.events.record({ at: T0, kind: 'backup', vmUuid, backupId: 'b', message: 'third' });
+      await catalog.events.record({
+        at: T0,
+        kind: 'backup',
+        vmUuid,
+        backupId: 'b',
+        message: 'third',
+        detail: { n: 3 },
+      });
       const messages = async (filter?: { vmUuid?: string; limit?: number }) =>
         (await catalog.events.list(filter)).map(({ message }) => message);
       expect(await messages()).toEqual(['third', 'second', 'first']);
@@ -106,7 +113,9 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
         vmUuid,
         backupId: 'b',
         message: 'third',
+        detail: { n: 3 },
       });
+      expect((await catalog.events.list())[1]).toMatchObject({ message: 'second', detail: null });
     });
   });
 
@@ -528,14 +537,14 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
     const vmUuid = randomUUID();
     const [first, second] = ['11111111-1111-4111-8111-111111111111', '22222222-2222-4222-8222-222222222222'];
 
-    it('promotes one and retires the one before', async () => {
+    it('promotes one and retires the one before, where only one is kept', async () => {
       await using catalog = await openNew();
       await catalog.checkpoints.put({ vmUuid, backupId: first, state: 'pending', xml: '<a/>' });
       await catalog.checkpoints.put({ vmUuid: randomUUID(), backupId: first, state: 'current', xml: null });
       await catalog.checkpoints.promote(vmUuid, first);
       await catalog.checkpoints.put({ vmUuid, backupId: second, state: 'pending', xml: null });
-      await catalog.checkpoints.promote(vmUuid, second);
-      await catalog.checkpoints.promote(vmUuid, second);
+      await catalog.checkpoints.promote(vmUuid, second, 1);
+      await catalog.checkpoints.promote(vmUuid, second, 1);
       expect(await catalog.checkpoints.list(vmUuid)).toEqual([
         { vmUuid, backupId: first, state: 'retired', xml: '<a/>' },
         { vmUuid, backupId: second, state: 'current', xml: null },
@@ -550,7 +559,31 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
       await catalog.checkpoints.put({ vmUuid, backupId: first, state: 'current', xml: null });
       await catalog.checkpoints.put({ vmUuid, backupId: second, state: 'current', xml: null });
       await catalog.checkpoints.promote(vmUuid, first);
-      expect((await catalog.checkpoints.list(vmUuid)).map(({ state }) => state)).toEqual(['retired', 'current']);
+      expect((await catalog.checkpoints.list(vmUuid)).map(({ state }) => state)).toEqual(['kept', 'current']);
+    });
+
+    it('keeps the youngest of a chain, and retires all of them when it is over', async () => {
+      await using catalog = await openNew();
+      const [full, second, third, fourth] = await takeChain(catalog, 4, { vmUuid });
+      const states = async () => {
+        const known = new Map((await catalog.checkpoints.list(vmUuid)).map(({ backupId, state }) => [backupId, state]));
+        return [full, second, third, fourth].map((id) => known.get(id!) ?? '-');
+      };
+      const promote = async (id: string | undefined, keep: number) => {
+        await catalog.checkpoints.put({ vmUuid, backupId: id!, state: 'pending', xml: null });
+        await catalog.checkpoints.promote(vmUuid, id!, keep);
+      };
+      await promote(full, 3);
+      await promote(second, 3);
+      await promote(third, 3);
+      expect(await states()).toEqual(['kept', 'kept', 'current', '-']);
+      await catalog.validations.setDamage([third!], 'files: gone');
+      await promote(fourth, 3); // a damaged one is no parent: the older ones stay
+      expect(await states()).toEqual(['kept', 'kept', 'retired', 'current']);
+      await catalog.checkpoints.retireOf(vmUuid, [second!, third!]);
+      expect(await states()).toEqual(['kept', 'retired', 'retired', 'current']);
+      await catalog.backups.endChain((await catalog.backups.find(full!))!.backup.chainId!, 'requested');
+      expect(await states()).toEqual(['retired', 'retired', 'retired', 'retired']);
     });
 
     it('has a current one per repository, and retires it when its chain is over', async () => {

@@ -260,7 +260,7 @@ function sceneOf(parts: Parts): Omit<Scene, typeof Symbol.asyncDispose> {
     expect(await bitmaps(), 'bitmaps of the images').toEqual(
       state === 'running' ? known.map(({ backupId }) => checkpointName(backupId)) : [],
     );
-    expect(known.map((checkpoint) => checkpoint.state).filter((one) => one !== 'current')).toEqual([]);
+    expect(known.filter(({ state: one }) => one !== 'current' && one !== 'kept')).toEqual([]);
     expect({
       scratch: await listed(join(stateDir, 'scratch')),
       sockets: await listed(socketRoot),

@@ -56,6 +56,7 @@ async function storedBackup(n: number, vmUuid = VM): Promise<Manifest> {
     domainXml: { inactive: '<domain/>', live: null },
     checkpointXml: null,
     files: [],
+    passedOver: [],
     skippedDisks: [],
     disks: [
       {

@@ -139,7 +139,11 @@ export const kindsOf = (backup: Backup): Record<string, string> =>
     backup.disks.map(({ target, type, fullReason }) => [target, fullReason === null ? type : `${type}: ${fullReason}`]),
   );
 
-/** The VM runs as before, with exactly the checkpoint of `backup`. */
+/** Names of the checkpoints that are on a VM after this backup, where two are kept. */
+export const liveCheckpoints = (backup: Backup): string[] =>
+  [backup.parentId, backup.id].flatMap((id) => (id === null ? [] : [checkpointName(id)]));
+
+/** The VM runs as before, with exactly the checkpoint of `backup`, and that of its parent, which is kept beside it. */
 export async function expectOnlyCheckpointOf(
   guest: Guest,
   backup: Backup | null,
@@ -147,7 +151,7 @@ export async function expectOnlyCheckpointOf(
 ): Promise<void> {
   await expectVmClean(guest, guest.name, {
     activeImages: Object.fromEntries(guest.disks.map(({ target, path }) => [target, path])),
-    checkpoints: backup === null ? [] : [checkpointName(backup.id)],
+    checkpoints: backup === null ? [] : liveCheckpoints(backup),
     ...expected,
   });
 }

@@ -106,19 +106,22 @@ describe('takeBackup', () => {
     ]);
   });
 
-  it('plans again in full, once, when the checkpoint is lost', async () => {
-    const lost: boolean[] = [];
+  it('plans again when the checkpoint is lost: without that parent, then in full, and no more', async () => {
+    const lost: string[][] = [];
     const { activities, calls } = recorded({
       ...backupSteps(),
-      planBackup: (...[id, , , , isLost]: [string, unknown, unknown, unknown, boolean]) => {
-        lost.push(isLost);
-        return Promise.resolve(planOf(id, isLost));
+      planBackup: (...[id, , , , lostNow]: [string, unknown, unknown, unknown, string[]]) => {
+        lost.push(lostNow);
+        const parentId = ['younger', 'older'][lostNow.length];
+        const plan = planOf(id, lostNow.length > 1);
+        return Promise.resolve(parentId === undefined ? plan : { ...plan, type: 'incremental' as const, parentId });
       },
       beginBackup: fails('CheckpointLost'),
     });
     expect((await failing(activities)).type).toBe('CheckpointLost');
-    expect(lost).toEqual([false, true]);
-    expect(calls).toEqual([...ASK, ...PLAN, 'beginBackup', ...PLAN, 'beginBackup', ...UNDO]);
+    expect(lost).toEqual([[], ['younger'], ['younger', 'older']]);
+    const plans = [1, 2, 3].flatMap(() => [...PLAN, 'beginBackup']);
+    expect(calls).toEqual([...ASK, ...plans, ...UNDO]);
   });
 
   it('stops its copies at the time limit, undoes, and says what was reached', async () => {
