@@ -70,10 +70,38 @@ export interface RestoreResult {
   writtenBytes: number;
 }
 
+export interface RewriteOptions {
+  /** What the new file holds, base first: one file, or several that are merged. */
+  chain: ChainFile[];
+  /** File that the first of the chain is layered on, and the new one will be; absent when the new file is a full. */
+  backingFileName?: string;
+  virtualSizeBytes: number;
+  compression: 'zstd' | 'none';
+  sink: BlobSinkDescriptor;
+  /** The new file gets another length than this, if need be by a cluster of zeroes behind its end. */
+  otherThanBytes?: number;
+  signal: AbortSignal;
+  onProgress?: (progress: { doneBytes: number; totalBytes: number }) => void;
+}
+
+export interface RewriteResult {
+  /** Length of the new file. */
+  storedBytes: number;
+  segments: SegmentSum[];
+  clusterBytes: number;
+  /** Guest's bytes that were read for it. */
+  describedBytes: number;
+}
+
 /** Threads that read, hash, compress and write, shared by all disks of a worker process. */
 export interface CopierPool extends AsyncDisposable {
   copyDisk(options: CopyDiskOptions): Promise<CopyResult>;
   restoreDisk(options: RestoreDiskOptions): Promise<RestoreResult>;
+  /**
+   * Writes what a stored file holds, or a chain of them, into another file, and proves by reading both that the guest finds
+   * the same in it: data, explicit zeroes, and what is left to the file beneath. Every byte read is compared with its hash.
+   */
+  rewriteFile(options: RewriteOptions): Promise<RewriteResult>;
   /** Reads every segment of a stored file and compares its hash. */
   verifyFile(
     file: ChainFile,

@@ -2,24 +2,21 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { connectNbd } from '../nbd/connection.ts';
 import { NbdRefused } from '../nbd/errors.ts';
-import { encodeHeader } from '../qcow2/header.ts';
-import { encodeTables, type MappedCluster } from '../qcow2/tables.ts';
-import type { BlobSink } from '../repository/blob-store.ts';
+import type { MappedCluster } from '../qcow2/tables.ts';
 import { identifyFileSink } from '../repository/file-sink.ts';
-import { openSink } from '../repository/sink.ts';
 import { openSource } from '../repository/source.ts';
+import { completeFile } from './complete-file.ts';
 import { buildChangeMap, DATA, readingOf, ZERO, type ChangeMap } from './change-map.ts';
 import { CopierError, type CopyDiskOptions, type CopyResult, type CopySource, type SegmentSum } from './contract.ts';
 import { expectedStoredBytes, planSegments, segmentCount, type PlannedSegment } from './copy-plan.ts';
-import { isLoss, jobLost, type CopiedSegment, type CopySegmentTask, type PlaceQuestion } from './copy-segment.ts';
+import { isLoss, jobLost, type CopiedSegment, type CopySegmentTask } from './copy-segment.ts';
 import { FileSpace } from './file-space.ts';
 import { Journal, type FinishedFile } from './journal.ts';
 import { placeClusters } from './place-clusters.ts';
 import { ProgressThrottle } from './progress-throttle.ts';
+import type { PlaceQuestion } from './store-clusters.ts';
 import { StoredSegments } from './stored-segments.ts';
-import { TaskBuffers } from './thread-buffers.ts';
 import type { ThreadPool } from './thread-pool.ts';
-import { SEGMENT_BYTES } from './thread-task.ts';
 
 /**
  * Full copies: larger clusters compress better and faster, and make fewer entries. Incrementals keep the granularity of
@@ -68,7 +65,12 @@ export async function copyDisk(threads: ThreadPool, options: CopyDiskOptions): P
   signal.throwIfAborted();
   const space = new FileSpace(map.clusterBytes, stored.places());
   const readBytes = await copySegments(threads, options, { map, canMultiConn, journal, stored, space });
-  const finished = await completeFile(options, { clusterBits, map, stored, space });
+  const finished = await completeFile(options, {
+    layout: { clusterBits, virtualSizeBytes: map.virtualSizeBytes },
+    clusters: mappedClusters(map, stored, options.backingFileName !== undefined),
+    hasCompressed: stored.hasCompressed,
+    space,
+  });
   journal.fileFinished(finished);
   return { ...result, ...fileOf(stored, finished), readBytes: journal.readBytes + readBytes };
 }
@@ -201,59 +203,6 @@ async function copySegments(threads: ThreadPool, options: CopyDiskOptions, copy:
   if (released[0].status === 'rejected') throw released[0].reason;
   report.end();
   return readBytes;
-}
-
-/** Writes what the data leaves open: gaps, tables and, last, the header. */
-async function completeFile(
-  options: CopyDiskOptions,
-  copy: { clusterBits: number; map: ChangeMap; stored: StoredSegments; space: FileSpace },
-): Promise<FinishedFile> {
-  const { clusterBits, map, stored, space } = copy;
-  const { signal, backingFileName } = options;
-  const layout = { clusterBits, virtualSizeBytes: map.virtualSizeBytes };
-  const tailOffset = space.align();
-  const tail: SegmentSum[] = [];
-  const buffers = new TaskBuffers();
-  const memory = buffers.take(SEGMENT_BYTES);
-  await using sink = await openSink(options.sink);
-  try {
-    for (const gap of space.gaps) {
-      memory.fill(0);
-      for (let done = 0; done < gap.lengthBytes; done += memory.length) {
-        const bytes = memory.subarray(0, Math.min(memory.length, gap.lengthBytes - done));
-        tail.push(await write(sink, gap.offset + done, bytes, signal));
-      }
-    }
-    const tables = encodeTables(layout, mappedClusters(map, stored, backingFileName !== undefined), tailOffset);
-    let at = tailOffset;
-    let filled = 0;
-    const flush = async () => {
-      if (filled > 0) tail.push(await write(sink, at, memory.subarray(0, filled), signal));
-      at += filled;
-      filled = 0;
-    };
-    let cluster = tables.next();
-    for (; cluster.done !== true; cluster = tables.next()) {
-      filled += cluster.value.copy(memory, filled);
-      if (filled === memory.length) await flush();
-    }
-    await flush();
-    const compression = stored.hasCompressed ? 'zstd' : 'none'; // an image without any opens in every QEMU
-    const backing = backingFileName === undefined ? undefined : { fileName: backingFileName, format: 'qcow2' as const };
-    const header = memory.subarray(0, map.clusterBytes);
-    encodeHeader({ ...layout, compression, backing, tables: cluster.value }).copy(header);
-    tail.push(await write(sink, 0, header, signal));
-    return { storedBytes: at, tail };
-  } finally {
-    buffers.giveBack();
-  }
-}
-
-async function write(sink: BlobSink, offset: number, bytes: Uint8Array, signal: AbortSignal): Promise<SegmentSum> {
-  signal.throwIfAborted();
-  const sha256 = createHash('sha256').update(bytes).digest('hex');
-  await sink.write(offset, bytes);
-  return { offset, lengthBytes: bytes.length, sha256 };
 }
 
 /** What the image says of each changed cluster, in the order of the disk. Zeroes must hide what the parent has there. */

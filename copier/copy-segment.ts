@@ -1,61 +1,26 @@
-import { createHash } from 'node:crypto';
 import { connectNbd, type NbdConnection, type ReadRequest } from '../nbd/connection.ts';
 import { NbdConnectionLost, NbdError, NbdRefused } from '../nbd/errors.ts';
-import type { BlobSinkDescriptor } from '../repository/blob-store.ts';
-import { openSink } from '../repository/sink.ts';
-import { ClusterCompressor } from './cluster-compressor.ts';
 import { CopierError } from './contract.ts';
-import { placeClusters, type ClusterSizes } from './place-clusters.ts';
-import { SEGMENT_BYTES, type TaskHandler, type ThreadContext, type ThreadTask } from './thread-task.ts';
+import { segmentMemory, storeClusters, type StoreClusters, type WrittenSegment } from './store-clusters.ts';
+import type { TaskHandler, ThreadContext, ThreadTask } from './thread-task.ts';
 
 /** Reads some clusters of a frozen disk and stores them. Only numbers go back to the main thread. */
-export interface CopySegmentTask extends ThreadTask {
+export interface CopySegmentTask extends ThreadTask, StoreClusters {
   kind: 'copy-segment';
-  /** Names the copy: connection and sink are kept under it. */
-  copy: string;
   source: { socketPath: string; exportName: string; virtualSizeBytes: number };
-  sink: BlobSinkDescriptor;
-  clusterBytes: number;
-  compression: 'zstd' | 'none';
   /** First cluster and count of each run, one after the other; together at most `SEGMENT_BYTES`. */
   runs: number[];
 }
 
-/** What the task asks once it knows the sizes; the answer is the segment's offset in the file. */
-export interface PlaceQuestion {
-  sizes: ClusterSizes;
-}
-
-export interface CopiedSegment {
-  offset: number;
-  lengthBytes: number;
-  sha256: Uint8Array;
+export interface CopiedSegment extends WrittenSegment {
   readBytes: number;
-  sizes: ClusterSizes;
 }
-
-let zeroes = Buffer.alloc(0);
-const compressors = new Map<number, ClusterCompressor>();
 
 export const handle: TaskHandler<CopySegmentTask, CopiedSegment> = async (task, context) => {
   const { clusterBytes } = task;
-  // The gap before the first plain cluster lies in front of the data, so that a segment is one piece of memory.
-  const memory = context.buffer(clusterBytes + SEGMENT_BYTES);
-  const data = memory.subarray(clusterBytes);
-  const clusters = clusterCount(task.runs);
-  const readBytes = await readRuns(task, context, data);
-
-  const { sizes, packed } = measure(task, context, data, clusters);
-  if (sizes.every((size) => size === 0))
-    return { offset: 0, lengthBytes: 0, sha256: new Uint8Array(32), readBytes, sizes };
-
-  const offset = (await context.ask({ sizes } satisfies PlaceQuestion)) as number;
-  const segment = assemble(task, memory, packed, sizes, offset);
-  const sha256 = createHash('sha256').update(segment).digest();
-  const sink = await context.resource(`${task.copy}/sink`, () => openSink(task.sink));
-  context.signal.throwIfAborted();
-  await sink.write(offset, segment);
-  return { offset, lengthBytes: segment.length, sha256, readBytes, sizes };
+  const memory = segmentMemory(clusterBytes, context);
+  const readBytes = await readRuns(task, context, memory.subarray(clusterBytes));
+  return { ...(await storeClusters(task, memory, clusterCount(task.runs), context)), readBytes };
 };
 
 function clusterCount(runs: readonly number[]): number {
@@ -119,71 +84,4 @@ export function jobLost(source: { socketPath: string; exportName: string }, caus
   return new CopierError('job-lost', `export "${source.exportName}" of ${source.socketPath} is gone: ${said}`, {
     cause,
   });
-}
-
-/** Decides how each cluster is stored. Compressed ones lie in `packed`, one behind the other, in order. */
-function measure(
-  { clusterBytes, compression }: CopySegmentTask,
-  context: ThreadContext,
-  data: Buffer,
-  clusters: number,
-): { sizes: ClusterSizes; packed: Buffer | undefined } {
-  const sizes = new Uint32Array(clusters);
-  const compressor = compression === 'zstd' ? compressorOf(clusterBytes) : undefined;
-  const packed = compressor && context.buffer(SEGMENT_BYTES + compressor.roomBytes);
-  if (zeroes.length < clusterBytes) zeroes = Buffer.alloc(clusterBytes);
-  let at = 0;
-  for (let i = 0; i < clusters; i++) {
-    const start = i * clusterBytes;
-    if (data.compare(zeroes, 0, clusterBytes, start, start + clusterBytes) === 0) continue;
-    const storedBytes = packed && compressor.compress(data.subarray(start, start + clusterBytes), packed, at);
-    sizes[i] = storedBytes ?? clusterBytes;
-    at += storedBytes ?? 0;
-  }
-  return { sizes, packed };
-}
-
-function compressorOf(clusterBytes: number): ClusterCompressor {
-  let compressor = compressors.get(clusterBytes);
-  if (!compressor) compressors.set(clusterBytes, (compressor = new ClusterCompressor(clusterBytes)));
-  return compressor;
-}
-
-/** Puts the segment together, as it will lie in the file, and returns it. Plain clusters move as little as can be. */
-function assemble(
-  { clusterBytes }: CopySegmentTask,
-  memory: Buffer,
-  packed: Buffer | undefined,
-  sizes: ClusterSizes,
-  offset: number,
-): Buffer {
-  const { offsets, lengthBytes } = placeClusters(offset, sizes, clusterBytes);
-  const firstPlain = sizes.indexOf(clusterBytes);
-  // Where in `memory` the segment starts: its first plain cluster lands where the data begins.
-  const base = firstPlain < 0 ? clusterBytes : clusterBytes - ((offsets[firstPlain] ?? 0) - offset);
-  const placeOf = (i: number) => base + (offsets[i] ?? 0) - offset;
-  let end = base;
-  for (let i = Math.max(firstPlain, 0); i < sizes.length; i++) {
-    if (sizes[i] !== clusterBytes) continue;
-    const from = clusterBytes + i * clusterBytes;
-    if (from !== placeOf(i)) memory.copyWithin(placeOf(i), from, from + clusterBytes);
-    end = placeOf(i) + clusterBytes;
-  }
-  if (packed) {
-    let gapEnd = base; // behind the last compressed cluster before the plain ones
-    let at = 0;
-    sizes.forEach((size, i) => {
-      if (size === 0 || size === clusterBytes) return;
-      packed.copy(memory, placeOf(i), at, at + size);
-      at += size;
-      const filled = placeOf(i) + size;
-      if (firstPlain >= 0 && filled <= clusterBytes) gapEnd = Math.max(gapEnd, filled);
-      else end = Math.max(end, filled);
-    });
-    if (firstPlain >= 0) memory.fill(0, gapEnd, clusterBytes);
-  } else if (base < clusterBytes) {
-    memory.fill(0, base, clusterBytes);
-  }
-  memory.fill(0, end, base + lengthBytes);
-  return memory.subarray(base, base + lengthBytes);
 }

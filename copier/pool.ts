@@ -1,6 +1,7 @@
 import type { CopierPool } from './contract.ts';
 import { copyDisk } from './copy-disk.ts';
 import { restoreDisk } from './restore-disk.ts';
+import { rewriteFile } from './rewrite-file.ts';
 import { ThreadPool } from './thread-pool.ts';
 import { verifyFile } from './verify-file.ts';
 
@@ -14,6 +15,7 @@ export function createCopierPool({ threads = 2 }: { threads?: number } = {}): Co
   return {
     copyDisk: (options) => copyDisk(pool, options),
     restoreDisk: (options) => restoreDisk(pool, options),
+    rewriteFile: (options) => rewriteFile(pool, options),
     verifyFile: (file, options) => verifyFile(pool, file, options),
     [Symbol.asyncDispose]: () => pool[Symbol.asyncDispose](),
   };

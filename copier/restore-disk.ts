@@ -2,12 +2,12 @@ import { randomUUID } from 'node:crypto';
 import { encodeHeader } from '../qcow2/header.ts';
 import type { Qcow2Layout } from '../qcow2/format.ts';
 import { encodeTables } from '../qcow2/tables.ts';
-import type { RestoreDiskOptions, RestoreResult, SegmentSum } from './contract.ts';
+import type { RestoreDiskOptions, RestoreResult } from './contract.ts';
 import { checkSpace, createDestination, openDestination, removeDestination, syncDestination } from './destination.ts';
 import { inFlight } from './in-flight.ts';
 import { CLUSTER_BYTES, DESTINATION_CLUSTER_BITS, PlainQcow2Layout, RawLayout } from './restore-layout.ts';
 import type { DestinationLayout } from './restore-layout.ts';
-import { PIECE_FIELDS, pieceAt, settlePieces } from './restore-pieces.ts';
+import { followingSegments, settlePieces } from './restore-pieces.ts';
 import { planRestore } from './restore-plan.ts';
 import type { PlannedFile } from './restore-plan.ts';
 import type { RestoreSegmentTask } from './restore-segment.ts';
@@ -90,7 +90,7 @@ const tasksOf = (planned: PlannedFile[], layout: DestinationLayout, destinationP
         if (!next.done && next.value.segment === index) {
           const pieces = settlePieces(next.value.pieces, layout);
           const common = { source, segment, destinationPath, resources };
-          const reached = following(segments, index, pieces);
+          const reached = followingSegments(segments, index, pieces);
           task = { kind: 'restore-segment', ...common, following: reached, pieces, clusterBytes, compression };
           next = wanted.next();
         } else if (!verified.has(index)) {
@@ -100,22 +100,6 @@ const tasksOf = (planned: PlannedFile[], layout: DestinationLayout, destinationP
       }
     }
   };
-
-/** The segments that the compressed clusters of `pieces` reach into. */
-function following(segments: readonly SegmentSum[], index: number, pieces: Float64Array): SegmentSum[] {
-  let end = 0;
-  for (let piece = 0; piece < pieces.length / PIECE_FIELDS; piece += 1) {
-    const { hostOffset, compressedBytes } = pieceAt(pieces, piece);
-    if (compressedBytes > 0) end = Math.max(end, hostOffset + compressedBytes);
-  }
-  const reached: SegmentSum[] = [];
-  for (let next = index + 1; next < segments.length; next += 1) {
-    const segment = segments[next];
-    if (!segment || segment.offset >= end) break;
-    reached.push(segment);
-  }
-  return reached;
-}
 
 /** Writes tables and header behind and before the data. Returns their length. */
 async function writeTables(

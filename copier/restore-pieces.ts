@@ -1,3 +1,4 @@
+import type { SegmentSum } from './contract.ts';
 import type { DestinationLayout } from './restore-layout.ts';
 
 /** One piece of a stored file and where it goes. */
@@ -25,6 +26,22 @@ export function pieceAt(fields: Float64Array, index: number): Piece {
     lengthBytes: fields[at + 3] ?? 0,
     destinationOffset: fields[at + 4] ?? 0,
   };
+}
+
+/** The segments that the compressed clusters of `pieces` reach into. */
+export function followingSegments(segments: readonly SegmentSum[], index: number, pieces: Float64Array): SegmentSum[] {
+  let end = 0;
+  for (let piece = 0; piece < pieces.length / PIECE_FIELDS; piece += 1) {
+    const { hostOffset, compressedBytes } = pieceAt(pieces, piece);
+    if (compressedBytes > 0) end = Math.max(end, hostOffset + compressedBytes);
+  }
+  const reached: SegmentSum[] = [];
+  for (let next = index + 1; next < segments.length; next += 1) {
+    const segment = segments[next];
+    if (!segment || segment.offset >= end) break;
+    reached.push(segment);
+  }
+  return reached;
 }
 
 /** Gives pieces their places in the destination; one that has several is cut. */

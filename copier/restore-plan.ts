@@ -3,7 +3,6 @@ import type { Stretch } from '../qcow2/chain-map.ts';
 import { Qcow2Error } from '../qcow2/qcow2-error.ts';
 import { openQcow2 } from '../qcow2/reader.ts';
 import type { Qcow2Reader } from '../qcow2/reader.ts';
-import type { BlobSource } from '../repository/blob-store.ts';
 import { nameOfKey } from '../repository/layout.ts';
 import { altered, checkSegments, checkSize, openStored, segmentAt } from './chain-source.ts';
 import type { ChainFile, RestoreDiskOptions } from './contract.ts';
@@ -21,25 +20,39 @@ export interface PlannedFile {
   verified: ReadonlySet<number>;
 }
 
+/** Files of a chain, open, their headers and tables proved by the sums before they are believed. */
+export interface OpenChain extends AsyncDisposable {
+  chain: readonly ChainFile[];
+  /** Base first, like the chain. */
+  readers: readonly Qcow2Reader[];
+  /** Of each file the segments that were read, hashed and parsed so far. */
+  verified: readonly ReadonlySet<number>[];
+  /** Runs `work` on one file; what it finds wrong is told with the file's name. */
+  naming: <T>(index: number, work: () => Promise<T>) => Promise<T>;
+}
+
 /**
- * Decides which stored bytes go where before the first one is written. Sizes, headers and tables are proved by the
- * sums before they are believed; the files must name each other as the chain does.
+ * Opens a chain: sizes are compared, and the files must name each other as the chain does.
+ * @param options.below the file that the first one is layered on, for a chain that is only the upper part of one
  * @throws CopierError `integrity`, `file-missing`; BlobStoreError
  */
-export async function planRestore(
-  { chain, virtualSizeBytes, signal }: Pick<RestoreDiskOptions, 'chain' | 'virtualSizeBytes' | 'signal'>,
-  layout: DestinationLayout,
-): Promise<PlannedFile[]> {
+export async function openChain({
+  chain,
+  virtualSizeBytes,
+  below,
+  signal,
+}: Pick<RestoreDiskOptions, 'chain' | 'virtualSizeBytes' | 'signal'> & {
+  below?: string | undefined;
+}): Promise<OpenChain> {
   await using opened = new AsyncDisposableStack();
-  const sources: BlobSource[] = [];
+  const bytes: VerifiedBytes[] = [];
   for (const file of chain) {
     checkSegments(file);
     const source = opened.use(await openStored(file.source));
     await checkSize(source, file);
-    sources.push(source);
+    bytes.push(new VerifiedBytes(file, source, signal));
   }
-  const bytes = chain.map((file, index) => new VerifiedBytes(file, sources[index] as BlobSource, signal));
-  const naming = async <T>(index: number, work: () => Promise<T>): Promise<T> => {
+  const naming: OpenChain['naming'] = async (index, work) => {
     try {
       return await work();
     } catch (error) {
@@ -49,14 +62,36 @@ export async function planRestore(
   };
   const readers: Qcow2Reader[] = [];
   for (const [index, each] of bytes.entries()) readers.push(await naming(index, () => openQcow2(each)));
-  checkChain(chain, readers, virtualSizeBytes);
+  checkChain(chain, readers, virtualSizeBytes, below);
+  const kept = opened.move();
+  const verified = bytes.map((each) => each.verified);
+  return { chain, readers, verified, naming, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+}
 
+/**
+ * Decides which stored bytes go where before the first one is written.
+ * @throws CopierError `integrity`, `file-missing`; BlobStoreError
+ */
+export async function planRestore(
+  options: Pick<RestoreDiskOptions, 'chain' | 'virtualSizeBytes' | 'signal'>,
+  layout: Pick<DestinationLayout, 'place'>,
+): Promise<PlannedFile[]> {
+  await using opened = await openChain(options);
+  return await planPieces(opened, layout, options.signal);
+}
+
+/** What of each file is to be seen through the chain, and where the layout places it. */
+export async function planPieces(
+  { chain, readers, verified, naming }: OpenChain,
+  layout: Pick<DestinationLayout, 'place'>,
+  signal: AbortSignal,
+): Promise<PlannedFile[]> {
   const planned = chain.map((file, index) => ({
     file,
     clusterBytes: readers[index]?.header.clusterBytes ?? 0,
     compression: readers[index]?.header.compression ?? 'zstd',
     pieces: new PieceList(),
-    verified: bytes[index]?.verified ?? new Set<number>(),
+    verified: verified[index] ?? new Set<number>(),
   }));
   const hints = chain.map(() => 0);
   for await (const stretches of chainMap(readers, naming)) {
@@ -76,11 +111,12 @@ export function checkChain(
   chain: readonly ChainFile[],
   readers: readonly Pick<Qcow2Reader, 'header'>[],
   virtualSizeBytes: number,
+  below?: string,
 ): void {
   for (const [index, { header }] of readers.entries()) {
     const blobKey = chain[index]?.source.blobKey ?? '';
-    const below = chain[index - 1];
-    const parent = below ? nameOfKey(below.source.blobKey) : undefined;
+    const before = chain[index - 1];
+    const parent = before ? nameOfKey(before.source.blobKey) : below;
     if (header.backingFile !== parent) {
       const [named, expected] = [header.backingFile ?? 'none', parent ?? 'none'];
       throw altered(blobKey, `its header names the backing file ${named}, the manifest ${expected}`);

@@ -1,10 +1,10 @@
 import { Qcow2Error } from '../qcow2/qcow2-error.ts';
 import type { BlobSink, BlobSourceDescriptor } from '../repository/blob-store.ts';
-import { altered, openStored, readSegment } from './chain-source.ts';
+import { altered, openStored } from './chain-source.ts';
 import type { SegmentSum } from './contract.ts';
 import { openDestination } from './destination.ts';
 import { gatherRun, pieceRuns } from './piece-runs.ts';
-import { SEGMENT_BYTES } from './thread-task.ts';
+import { readSegments } from './read-segments.ts';
 import type { TaskHandler, ThreadContext, ThreadTask } from './thread-task.ts';
 
 export interface RestoreSegmentTask extends ThreadTask {
@@ -32,26 +32,15 @@ export const handle: TaskHandler<RestoreSegmentTask, undefined> = async (task, c
   const destination = await context.resource(`${task.resources}destination`, () =>
     openDestination(task.destinationPath),
   );
-  const segments = [task.segment, ...task.following];
-  const buffer = context.buffer(bufferBytes(segments.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0)));
-  let length = 0;
-  for (const segment of segments) {
-    length += (await readSegment(source, blobKey, segment, buffer.subarray(length))).length;
-    context.signal.throwIfAborted();
-  }
+  const stored = await readSegments(source, task, context);
   try {
-    await writePieces(task, buffer.subarray(0, length), destination, context);
+    await writePieces(task, stored, destination, context);
   } catch (error) {
     if (!(error instanceof Qcow2Error)) throw error;
     throw altered(blobKey, `segment at ${task.segment.offset} ${error.message}`, error);
   }
   return undefined;
 };
-
-/** Few sizes, so that threads find their buffers again: segments of the copier have up to 4.25 MiB. */
-const bufferBytes = (neededBytes: number): number =>
-  Math.max(SEGMENT_BYTES, Math.ceil(neededBytes / MEBIBYTE) * MEBIBYTE);
-const MEBIBYTE = 1024 * 1024;
 
 /** Writes of one segment under way at once. One is the rule; in a raw destination there is one between any two gaps. */
 const MOST_WRITES = 4;

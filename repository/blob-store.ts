@@ -3,10 +3,10 @@
  * no seek-and-rewrite and no rename of data.
  *
  * In words, for every implementation (test/support/blob-store-suite.ts checks them):
- * - A blob is written once and never changed. Only `putBlob` with `replace` swaps a small blob, whole and atomically.
+ * - A blob is written once and never changed. Only `putBlob` with `replace` and `moveBlob` swap one, whole and atomically.
  * - An upload's bytes may arrive in any order and from several threads; ranges never overlap. Readers must not rely on
  *   a blob before `finish` has returned: a repository lists a backup only by its manifest, which comes later.
- * - When `finish` or `putBlob` has returned, the blob survives a power cut.
+ * - When `finish`, `putBlob` or `moveBlob` has returned, the blob survives a power cut.
  * - An upload outlives the process that began it: `resumeUpload` with its token goes on, and ranges written before are kept.
  * - `delete` and `abort` succeed when there is nothing to remove.
  */
@@ -24,6 +24,12 @@ export interface BlobStore {
   /** All blobs whose key starts with `prefix` (a whole folder, ending in "/", or ""). */
   listBlobs(prefix: string): AsyncIterable<BlobInfo>;
   deleteBlob(key: string): Promise<void>;
+  /**
+   * Gives a finished blob another key, in place of what is there: a reader of `to` gets the former bytes or the new, whole.
+   * Cut off in the middle it leaves one of the two, perhaps with `from` still there (a bucket copies, then deletes).
+   * @throws BlobStoreError `not-found` when there is no blob `from`
+   */
+  moveBlob(from: string, to: string): Promise<void>;
   /** What a copier thread needs to read the blob; can cross a thread border. */
   source(key: string): BlobSourceDescriptor;
   /** Bytes that may still be stored; undefined where the place does not tell. */

@@ -146,6 +146,19 @@ export function createDirectoryStore(root: string): BlobStore {
 
     deleteBlob: (key) => access('write', key, (place) => removeBlob(base, place)),
 
+    moveBlob: (from, to) =>
+      access('write', to, async (place) => {
+        const source = placeOf(base, from);
+        await assertPlainFolders(source);
+        if (!(await statFile(source)) || (await tokenOf(source)) !== undefined) {
+          throw new BlobStoreError('not-found', `repository file ${source.path} is not there`, { key: from });
+        }
+        await statFile(place); // refuses what is no plain file
+        await inFolder(place, () => rename(source.path, place.path));
+        await syncFolders(base, place);
+        if (source.folder !== place.folder) await syncSurvivingFolder(base, source, await removeEmptyFolders(source));
+      }),
+
     source: (key) => ({ kind: 'file', path: placeOf(base, key).path, blobKey: key }),
 
     freeSpaceBytes,

@@ -43,6 +43,13 @@ export const diskFileKey = (file: {
 /** The list of segment sums beside a disk's file. */
 export const sumsKey = (diskFile: string): string => `${diskFile}.sums`;
 
+/** Where a file is rewritten before it takes the place of the one under `diskFile`; its owner is an operation's id. */
+export const rewriteKey = (diskFile: string, operationId: string): string =>
+  `${diskFile}.rewrite-${uuid.parse(operationId)}`;
+/** The operation that a file in rewriting, or its sums, belongs to; undefined for other keys. */
+export const rewriterOf = (key: string): string | undefined => REWRITE.exec(key)?.[1];
+const REWRITE = /\.rewrite-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\.sums)?$/;
+
 export const manifestFolder = (vmUuid: string): string => `${vmFolder(vmUuid)}backups/`;
 export const manifestKey = (vmUuid: string, backupId: string): string =>
   `${manifestFolder(vmUuid)}${uuid.parse(backupId)}.json`;

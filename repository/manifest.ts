@@ -5,16 +5,27 @@ import { BlobStoreError } from './blob-store.ts';
 import { checkChainFiles } from './check-chain.ts';
 import { encodeJson, readJson } from './json-blob.ts';
 import { manifestFolder, manifestKey, parseManifestKey } from './layout.ts';
+import { presentManifest } from './present-manifest.ts';
 import { RepositoryError } from './repository-error.ts';
 
 /** Domain XML, NVRAM and TPM state are the bulk; TPM state has hundreds of KiB. */
 const MAX_MANIFEST_BYTES = 64 * 1024 * 1024;
 
-/** @throws RepositoryError `invalid`, `unsupported-version`; BlobStoreError `not-found`, … */
+/**
+ * What holds of a backup now: of a file that is being swapped, what is true of the one that is there.
+ * @throws RepositoryError `invalid`, `unsupported-version`; BlobStoreError `not-found`, …
+ */
 export const readManifest = (store: BlobStore, vmUuid: string, backupId: string): Promise<Manifest> =>
   readManifestAt(store, manifestKey(vmUuid, backupId));
 
-async function readManifestAt(store: BlobStore, key: string): Promise<Manifest> {
+/** As it is stored, swaps that are not finished included: for those who finish them. */
+export const readStoredManifest = (store: BlobStore, vmUuid: string, backupId: string): Promise<Manifest> =>
+  readStoredAt(store, manifestKey(vmUuid, backupId));
+
+const readManifestAt = async (store: BlobStore, key: string): Promise<Manifest> =>
+  await presentManifest(store, await readStoredAt(store, key));
+
+async function readStoredAt(store: BlobStore, key: string): Promise<Manifest> {
   const read = await readJson(store, key, manifest, {
     field: 'version',
     known: MANIFEST_VERSION,

@@ -8,7 +8,8 @@ export const MANIFEST_VERSION = 1;
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
-export const manifestDisk = z.object({
+/** A stored disk, without what may be about to take its place. */
+const storedDisk = z.object({
   target: diskTarget,
   /** The n of the folder `disk-<n>`: the same for one disk all through a chain. */
   number: z.int().nonnegative(),
@@ -29,6 +30,16 @@ export const manifestDisk = z.object({
   /** The list of SHA-256 sums of the file's segments, a blob beside it, itself covered by `sha256`. */
   sums: z.object({ file: blobKey, sha256, segments: z.int().nonnegative() }),
 });
+
+export const manifestDisk = storedDisk.extend({
+  /**
+   * While the file is swapped for another of the same guest's content: what holds of the other one. Which of the two lies
+   * under `file` tells its length, which always differs. `temporary` is the key the other one comes from.
+   */
+  replacement: storedDisk.extend({ temporary: blobKey, compression: z.enum(['zstd', 'none']) }).optional(),
+});
+export type StoredDisk = z.infer<typeof storedDisk>;
+export type Replacement = NonNullable<ManifestDisk['replacement']>;
 export type ManifestDisk = z.infer<typeof manifestDisk>;
 
 /** A younger backup that was not built on, and why; `requested` when that was asked for. */

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { copyFile, open, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
+import { copyFile, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { ChainFile, CopierErrorCode } from '../../copier/contract.ts';
@@ -8,7 +8,16 @@ import { CopierError } from '../../copier/contract.ts';
 import { restoreDisk } from '../../copier/restore-disk.ts';
 import { ThreadPool } from '../../copier/thread-pool.ts';
 import { verifyFile } from '../../copier/verify-file.ts';
-import { chainFolder, describeStored, guestBytes, occupiedBytes, qemuImg, qemuIo } from '../support/stored-chain.ts';
+import {
+  chainFolder,
+  describeStored,
+  guestBytes,
+  makeChain,
+  occupiedBytes,
+  qemuImg,
+  sizeOf,
+  type Layer,
+} from '../support/stored-chain.ts';
 
 const MIB = 1024 * 1024;
 const pool = new ThreadPool({ threads: 2 });
@@ -17,54 +26,6 @@ const { signal } = new AbortController();
 
 const hasCode = (code: CopierErrorCode, file: string) => (error: unknown) =>
   error instanceof CopierError && error.code === code && error.file === file && error.message.includes(file);
-
-interface Layer {
-  size?: string;
-  options?: string;
-  compress?: boolean;
-  writes: string[];
-}
-
-/** Makes a chain with QEMU's tools and describes it as a repository would. */
-async function makeChain(
-  folder: { file: (name: string) => string },
-  layers: Layer[],
-  cuts?: number[],
-): Promise<{ chain: ChainFile[]; top: string; paths: string[] }> {
-  const paths: string[] = [];
-  for (const [index, { size, options = 'cluster_size=64k', compress, writes }] of layers.entries()) {
-    const path = folder.file(`${index === 0 ? 'full' : 'incr'}-${index}.qcow2`);
-    const parent = index === 0 ? undefined : `${index === 1 ? 'full' : 'incr'}-${index - 1}.qcow2`;
-    const backing = parent === undefined ? [] : ['-b', parent, '-F', 'qcow2'];
-    qemuImg('create', '-q', '-f', 'qcow2', '-o', options, ...backing, path, ...(size === undefined ? [] : [size]));
-    if (writes.length > 0) qemuIo(path, ...writes);
-    if (compress) {
-      const packed = `${path}.packed`;
-      qemuImg(
-        'convert',
-        '-c',
-        '-O',
-        'qcow2',
-        '-o',
-        `${options},compression_type=zstd`,
-        ...backing.slice(0, 2),
-        ...backing.slice(2),
-        path,
-        packed,
-      );
-      await rename(packed, path);
-    }
-    paths.push(path);
-  }
-  const chain: ChainFile[] = [];
-  for (const path of paths) chain.push(await describeStored(path, keyOf(path), cuts));
-  return { chain, top: paths.at(-1)!, paths };
-}
-
-const keyOf = (path: string) => `vm/disk-0/${path.slice(path.lastIndexOf('/') + 1)}`;
-
-const sizeOf = (image: string): number =>
-  (JSON.parse(qemuImg('info', '--output=json', image)) as { 'virtual-size': number })['virtual-size'];
 
 /** Restores in both formats and compares every byte a guest would read. */
 async function expectRestored(

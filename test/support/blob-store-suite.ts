@@ -110,6 +110,40 @@ export function blobStoreSuite(open: () => Promise<{ store: BlobStore; reopen: (
     });
   });
 
+  describe('moving', () => {
+    it('puts a blob in the place of another, whole', async () => {
+      await upload('vm/disk-0/one', Buffer.alloc(300_000, 1));
+      await upload('vm/disk-0/one.rewrite-x', Buffer.alloc(200_000, 2));
+      await store.moveBlob('vm/disk-0/one.rewrite-x', 'vm/disk-0/one');
+      expect(await reopen().getBlob('vm/disk-0/one')).toEqual(Buffer.alloc(200_000, 2));
+      expect(await collect(store, '')).toEqual(['repository.json', 'vm/disk-0/one']);
+    });
+
+    it('also goes where nothing is, in another folder', async () => {
+      await upload('a/b/one', Buffer.from('content'));
+      await store.moveBlob('a/b/one', 'c/two');
+      expect(await collect(store, '')).toEqual(['c/two', 'repository.json']);
+    });
+
+    it('says so when there is nothing to move, and leaves what is there', async () => {
+      await upload('kept', Buffer.from('content'));
+      await expect(store.moveBlob('gone', 'kept')).rejects.toSatisfy(hasStoreCode('not-found'));
+      expect((await store.getBlob('kept')).toString()).toBe('content');
+    });
+
+    it('moves no unfinished upload', async () => {
+      await store.createUpload('half', { expectedBytes: 0 });
+      await expect(store.moveBlob('half', 'whole')).rejects.toSatisfy(hasStoreCode('not-found'));
+      expect(await store.statBlob('whole')).toBeUndefined();
+    });
+
+    it.each(['../outside', '/etc/passwd', '.hidden'])('refuses the key %j', async (key) => {
+      await upload('one', Buffer.from('content'));
+      await expect(store.moveBlob('one', key)).rejects.toSatisfy(hasStoreCode('invalid-key'));
+      await expect(store.moveBlob(key, 'one')).rejects.toSatisfy(hasStoreCode('invalid-key'));
+    });
+  });
+
   describe('uploads', () => {
     it('take ranges in any order and become a blob at the end', async () => {
       const content = randomBytes(300_000);

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
-import { mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rename, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ChainFile, SegmentSum } from '../../copier/contract.ts';
@@ -51,3 +51,53 @@ export async function guestBytes(image: string, folder: string): Promise<Buffer>
 
 /** Blocks a file occupies on its file system, in bytes. */
 export const occupiedBytes = async (path: string): Promise<number> => (await stat(path)).blocks * 512;
+
+/** One image of a chain that QEMU's tools make. */
+export interface Layer {
+  size?: string;
+  options?: string;
+  compress?: boolean;
+  writes: string[];
+}
+
+/** Makes a chain with QEMU's tools and describes it as a repository would. */
+export async function makeChain(
+  folder: { file: (name: string) => string },
+  layers: Layer[],
+  cuts?: number[],
+): Promise<{ chain: ChainFile[]; top: string; paths: string[] }> {
+  const paths: string[] = [];
+  for (const [index, { size, options = 'cluster_size=64k', compress, writes }] of layers.entries()) {
+    const path = folder.file(`${index === 0 ? 'full' : 'incr'}-${index}.qcow2`);
+    const parent = index === 0 ? undefined : `${index === 1 ? 'full' : 'incr'}-${index - 1}.qcow2`;
+    const backing = parent === undefined ? [] : ['-b', parent, '-F', 'qcow2'];
+    qemuImg('create', '-q', '-f', 'qcow2', '-o', options, ...backing, path, ...(size === undefined ? [] : [size]));
+    if (writes.length > 0) qemuIo(path, ...writes);
+    if (compress) {
+      const packed = `${path}.packed`;
+      qemuImg(
+        'convert',
+        '-c',
+        '-O',
+        'qcow2',
+        '-o',
+        `${options},compression_type=zstd`,
+        ...backing.slice(0, 2),
+        ...backing.slice(2),
+        path,
+        packed,
+      );
+      await rename(packed, path);
+    }
+    paths.push(path);
+  }
+  const chain: ChainFile[] = [];
+  for (const path of paths) chain.push(await describeStored(path, keyOf(path), cuts));
+  return { chain, top: paths.at(-1)!, paths };
+}
+
+export const keyOf = (path: string) => `vm/disk-0/${path.slice(path.lastIndexOf('/') + 1)}`;
+
+/** What the guest sees of an image, in bytes. */
+export const sizeOf = (image: string): number =>
+  (JSON.parse(qemuImg('info', '--output=json', image)) as { 'virtual-size': number })['virtual-size'];
