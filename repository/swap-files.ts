@@ -30,7 +30,20 @@ export async function swapFiles(
   const before = await finishOthers(store, backup, rewritten);
   const disks = await Promise.all(before.disks.map((disk) => announce(store, backup.backupId, disk, rewritten)));
   if (disks.some((disk, index) => disk !== before.disks[index])) await replaceManifest(store, { ...before, disks });
-  return await finishSwap(store, backup);
+  const finished = await finishSwap(store, backup);
+  await removeTemporaries(
+    store,
+    rewritten.map(({ replacement }) => replacement),
+  ); // also those that an earlier attempt, cut off at its very end, left
+  return finished;
+}
+
+/** Removes what a rewriting left beside. No manifest may name it any more. */
+async function removeTemporaries(store: BlobStore, replacements: readonly Replacement[]): Promise<void> {
+  for (const { temporary, sums } of replacements) {
+    await store.deleteBlob(temporary);
+    await store.deleteBlob(sums.file);
+  }
 }
 
 /** The manifest, without a swap of somebody else who was cut off in it. */
@@ -100,10 +113,7 @@ export async function finishSwap(
   }
   const finished = concluded({ ...stored, compression, disks });
   await replaceManifest(store, finished);
-  for (const { temporary, sums } of replacements) {
-    await store.deleteBlob(temporary);
-    await store.deleteBlob(sums.file);
-  }
+  await removeTemporaries(store, replacements);
   return finished;
 }
 

@@ -60,6 +60,7 @@ export const fullReason = z.enum([
   'parent-damaged',
   'parent-not-valid',
   'format-without-bitmaps',
+  'merged',
   'strategy-changed',
   'snapshot-reverted',
   'image-changed',

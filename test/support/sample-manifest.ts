@@ -1,0 +1,51 @@
+import { MANIFEST_VERSION, type Manifest } from '../../schemas/manifest.ts';
+
+const VM = '6f1c1e0e-57a4-4d55-9c0c-0e5a1b1c2d3e';
+
+/** The manifest of a full of one disk; its file is not there. */
+export const manifestOf = (id: string, over: Partial<Manifest> = {}): Manifest => ({
+  version: MANIFEST_VERSION,
+  id,
+  vm: { uuid: VM, name: 'web-1' },
+  type: 'full',
+  parentId: null,
+  chainId: id,
+  position: 1,
+  isolated: false,
+  endOfChain: false,
+  instant: '2026-11-21T12:00:00.000Z',
+  consistency: 'crash',
+  freezeMs: null,
+  host: 'kvm-1',
+  source: { platform: 'libvirt', metadata: {} },
+  domainXml: { inactive: '<domain/>', live: null },
+  checkpointXml: null,
+  files: [],
+  skippedDisks: [],
+  disks: [
+    {
+      target: 'vda',
+      number: 0,
+      serial: null,
+      sourcePath: '/var/lib/libvirt/images/web-1.qcow2',
+      sourceFormat: 'qcow2',
+      virtualSizeBytes: 65_536,
+      type: 'full',
+      fullReason: 'first-backup',
+      file: `${VM}/disk-0/full-20261121-120000.qcow2`,
+      backingFile: null,
+      storedBytes: 100,
+      changedBytes: 65_536,
+      readBytes: 65_536,
+      clusterBytes: 65_536,
+      sums: { file: `${VM}/disk-0/full-20261121-120000.qcow2.sums`, sha256: 'a'.repeat(64), segments: 1 },
+    },
+  ],
+  compression: 'none',
+  validation: 'NotValidated',
+  requestedBy: null,
+  attempts: {},
+  durationMs: 1,
+  versions: {},
+  ...over,
+});
