@@ -48,6 +48,7 @@ export const toRecord = (row: BackupTable, disks: BackupDiskRecord[]): BackupRec
   pinned: row.pinned === 1,
   ...(row.pin_note === null ? {} : { pinNote: row.pin_note }),
   damage: row.damage,
+  ...(row.rewrite_failure === null ? {} : { rewriteFailure: row.rewrite_failure }),
 });
 
 export const toDiskRecord = (row: BackupDiskTable): BackupDiskRecord => ({

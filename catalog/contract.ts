@@ -13,7 +13,8 @@ import type {
 import type { Delta } from '../schemas/delta.ts';
 import type { OutcomeState, Schedule, ScheduleOutcome, ScheduleRun } from '../schemas/schedule.ts';
 import type { Consolidation } from '../schemas/consolidation.ts';
-import type { BackupState, Strategy, VmState } from '../schemas/states.ts';
+import type { RewriteOperation } from '../schemas/rewrite-plan.ts';
+import type { BackupState, BackupType, CompressionState, Strategy, VmState } from '../schemas/states.ts';
 import type { ProvenBoot, ValidationResult } from '../schemas/validation.ts';
 
 /**
@@ -32,6 +33,7 @@ export interface Catalog extends AsyncDisposable {
   consolidations: ConsolidationQueries;
   events: EventQueries;
   validations: ValidationQueries;
+  rewrites: RewriteQueries;
   schedules: ScheduleQueries;
   proofs: ProofQueries;
 }
@@ -100,6 +102,8 @@ export interface BackupRecord {
   pinNote?: string;
   /** Why it cannot be relied on any more; null as far as known. */
   damage: string | null;
+  /** Why its last compression or merge failed. */
+  rewriteFailure?: string;
 }
 
 export interface BackupFilter {
@@ -286,6 +290,43 @@ export interface ValidationQueries {
   lastBoot(vmUuid: string): Promise<ProvenBoot | null>;
   /** Says why backups cannot be relied on; null takes it back. */
   setDamage(ids: string[], damage: string | null): Promise<void>;
+}
+
+/** The operation that writes the files of a backup anew. */
+export interface RewritingRun {
+  id: string;
+  operation: RewriteOperation;
+  workflowId: string;
+  runId: string;
+}
+
+export interface RewriteQueries {
+  /**
+   * Notes that the files of a backup are written anew by this operation; a compression makes the backup `Compressing`. Again: no
+   * change. Gives the operation that does so already, or null.
+   */
+  begin(backupId: string, run: RewritingRun): Promise<RewritingRun | null>;
+  /** A compressing backup becomes `FinalizingCompression`. False when the operation is not noted with it any more. */
+  finalize(backupId: string, operationId: string): Promise<boolean>;
+  /** The files are what the manifest says now, and nobody writes them anew any more. Again: no change. */
+  complete(backupId: string, operationId: string, rewritten: RewrittenBackup): Promise<void>;
+  /**
+   * Nobody writes them anew any more, and they are what they were. With a failure, a compressing backup becomes
+   * `CompressionError`, else `None`. Again, or of another operation: no change.
+   */
+  end(backupId: string, operationId: string, failure: string | null): Promise<void>;
+  /** Backups whose files are noted as being written anew. */
+  running(): Promise<(RewritingRun & { backupId: string; vmName: string; host: string })[]>;
+}
+
+/** What a manifest says after its files were written anew. */
+export interface RewrittenBackup {
+  type: BackupType;
+  parentId: string | null;
+  codec: 'zstd' | 'none';
+  /** The state a compression ends in; null leaves it. */
+  compression: CompressionState | null;
+  disks: BackupDiskRecord[];
 }
 
 export interface ScheduleRecord {

@@ -10,6 +10,7 @@ import type {
   VmState,
 } from '../schemas/states.ts';
 import type { PowerState } from '../schemas/catalog.ts';
+import type { RewriteOperation } from '../schemas/rewrite-plan.ts';
 import type { OutcomeState, ScheduleRunState, ScheduleTask } from '../schemas/schedule.ts';
 import type { ConsolidationState } from '../schemas/consolidation.ts';
 
@@ -138,6 +139,13 @@ export interface BackupTable {
   /** Why it, or one it is built on, cannot be relied on any more. */
   damage: string | null;
   compression: CompressionState;
+  /** While its files are written anew: the operation, its kind, and the run that does it. */
+  rewrite_id: string | null;
+  rewrite_operation: RewriteOperation | null;
+  rewrite_workflow_id: string | null;
+  rewrite_run_id: string | null;
+  /** Why that failed the last time. */
+  rewrite_failure: string | null;
   validation: ValidationState;
   stored_bytes: number;
   duration_ms: number;

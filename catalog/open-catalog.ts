@@ -19,6 +19,7 @@ import { lifeOfAChain } from './migrations/0002-life-of-a-chain.ts';
 import { overlaysOnPrimary } from './migrations/0003-overlays-on-primary.ts';
 import { detailsOfEvents } from './migrations/0004-details-of-events.ts';
 import { pinNotes } from './migrations/0005-pin-notes.ts';
+import { rewrites } from './migrations/0006-rewrites.ts';
 import { validations } from './migrations/0007-validations.ts';
 import { schedules } from './migrations/0009-schedules.ts';
 import { backupsBeingRestored } from './migrations/0010-backups-being-restored.ts';
@@ -26,6 +27,7 @@ import { consolidations } from './migrations/0008-consolidations.ts';
 import { offeringQueries } from './offerings.ts';
 import { proofQueries } from './proofs.ts';
 import { repositoryQueries } from './repositories.ts';
+import { rewriteQueries } from './rewrites.ts';
 import { NodeSqliteDialect } from './sqlite-dialect.ts';
 import { scheduleQueries } from './schedules.ts';
 import { isWorthRepeating } from './transaction.ts';
@@ -55,6 +57,7 @@ export async function openCatalog(url: string): Promise<Catalog> {
     consolidations: consolidationQueries(database),
     events: eventQueries(database),
     validations: validationQueries(database),
+    rewrites: rewriteQueries(database),
     schedules: scheduleQueries(database),
     proofs: proofQueries(database),
     [Symbol.asyncDispose]: () => database.db.destroy(),
@@ -133,6 +136,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
     '0003-overlays-on-primary': overlaysOnPrimary(engine),
     '0004-details-of-events': detailsOfEvents(engine),
     '0005-pin-notes': pinNotes(engine),
+    '0006-rewrites': rewrites(engine),
     '0007-validations': validations(engine),
     '0009-schedules': schedules(engine),
     '0010-backups-being-restored': backupsBeingRestored(engine),

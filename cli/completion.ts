@@ -17,6 +17,7 @@ const ARGUMENTS: Record<string, Subject> = {
   'backup ls': 'vms',
   'backup show': 'backups',
   'backup delete': 'backups',
+  'backup compress': 'backups',
   'backup validate': 'backups',
   'chain show': 'vms',
   'chain finish': 'vms',

@@ -3,6 +3,7 @@ import { CONTROL_QUEUE } from '../schemas/queues.ts';
 import type {
   ApplyRetentionRequest,
   ConsolidateDisksRequest,
+  CompressBackupRequest,
   DeleteBackupRequest,
   FinishChainRequest,
   RestoreDiskRequest,
@@ -41,6 +42,13 @@ export const startValidateBackup = async (
   request: ValidateBackupRequest,
   vmName: string,
 ): Promise<WorkflowHandle> => await start(client, 'validateBackup', vmName, request);
+/** @param vmName the VM of the backup; it names the job */
+export const startCompressBackup = async (
+  client: Client,
+  request: CompressBackupRequest,
+  vmName: string,
+): Promise<WorkflowHandle> => await start(client, 'compressBackup', vmName, request);
+
 export const startApplyRetention = async (client: Client, request: ApplyRetentionRequest): Promise<WorkflowHandle> =>
   await start(client, 'applyRetention', request.vm ?? 'all', request);
 

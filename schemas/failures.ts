@@ -34,6 +34,7 @@ export const FAILURES = {
   NothingToConsolidate: { retryable: false },
   BackupNotDeletable: { retryable: false },
   ValidationRunning: { retryable: false },
+  BackupNotCompressible: { retryable: false },
   NothingToFinish: { retryable: false },
   NotProtected: { retryable: false },
   NoRetention: { retryable: false },

@@ -124,6 +124,14 @@ export const validateBackupRequest = z.strictObject({
 });
 export type ValidateBackupRequest = z.input<typeof validateBackupRequest>;
 
+export const compressBackupRequest = z.strictObject({
+  backupId: uuid,
+  /** Default: that of the VM's offering. */
+  timeLimitSeconds: z.int().positive().optional(),
+  requestedBy: z.string().max(200).optional(),
+});
+export type CompressBackupRequest = z.infer<typeof compressBackupRequest>;
+
 export const inventoryHostRequest = z.strictObject({ host: plainName });
 export type InventoryHostRequest = z.infer<typeof inventoryHostRequest>;
 

@@ -7,6 +7,7 @@ import { Fence } from '../activities/host/fence.ts';
 import { HostState } from '../activities/host/host-state.ts';
 import { createHostActivities, createHostDataActivities, createHostJobActivities } from '../activities/host/index.ts';
 import { RestoreNotes } from '../activities/host/restore-notes.ts';
+import { RewriteNotes } from '../activities/host/rewrite-notes.ts';
 import { createCopierPool } from '../copier/pool.ts';
 import { connectLibvirt, defaultSocketPath, parseLibvirtAddress, type Libvirt } from '../libvirt/libvirt.ts';
 import { openBlobStore } from '../repository/open-repository.ts';
@@ -69,6 +70,7 @@ export async function runHostWorker(installation: Installation, options: HostWor
     captures,
     restores: new RestoreNotes(join(stateDir, 'restores')),
     fence: new Fence(),
+    rewrites: new RewriteNotes(join(stateDir, 'rewrites')),
     daemonRoot: () => daemonRootOf(address.path),
     versions: () => versionsOf(libvirt),
   };

@@ -1,6 +1,7 @@
 /** Every workflow by the name it is started with. */
 export { applyRetention } from './apply-retention.ts';
 export { consolidateDisks } from './consolidate-disks.ts';
+export { compressBackup } from './compress-backup.ts';
 export { deleteBackup } from './delete-backup.ts';
 export { finishChain } from './finish-chain.ts';
 export { inventoryHost } from './inventory-host.ts';

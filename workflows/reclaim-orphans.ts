@@ -22,19 +22,23 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
   const view = new OperationView('reclaimOrphans', '');
   const dryRun = asked.dryRun ?? false;
   view.step('comparing the catalog with the runs that go on');
-  const { backups, leases, consolidations = [], hosts, keep, graceSeconds } = await control.findOrphans(asked);
+  const found = await control.findOrphans(asked);
+  const { backups, leases, consolidations = [], rewrites = [], hosts, keep, graceSeconds } = found;
   const result: ReclaimedOrphans = {
-    found: [...backups, ...leases, ...consolidations].map(({ description }) => description),
+    found: [...backups, ...leases, ...consolidations, ...rewrites].map(({ description }) => description),
     problems: [],
     dryRun,
   };
   for (const host of hosts) {
     view.step(`looking for leftovers on ${host}`);
-    const orphaned = backups.filter((backup) => backup.host === host).map(({ backupId }) => backupId);
+    const orphaned = [
+      ...backups.filter((backup) => backup.host === host).map(({ backupId }) => backupId),
+      ...rewrites.map(({ operationId }) => operationId), // any host may have worked on it
+    ];
     try {
-      const { found, published } = await hostUndo(host).reclaimLeftovers({ keep, orphaned, graceSeconds, dryRun });
-      result.found.push(...found.map((leftover) => `${host}: ${leftover}`));
-      for (const { plan, completed } of published) {
+      const left = await hostUndo(host).reclaimLeftovers({ keep, orphaned, graceSeconds, dryRun });
+      result.found.push(...left.found.map((leftover) => `${host}: ${leftover}`));
+      for (const { plan, completed } of left.published) {
         await control.commitBackup(plan, completed); // ended by force between manifest and commit: it exists
         await hostUndo(host).forgetBackup(plan.backupId);
       }
@@ -43,12 +47,13 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
       continue;
     }
     if (dryRun) continue;
-    for (const backupId of orphaned) {
+    for (const { backupId } of backups.filter((backup) => backup.host === host)) {
       await control.recordFailure(backupId, 'Terminated', 'its run was ended by force; what it left was undone', []);
     }
   }
   if (patched('ended-validations')) result.found.push(...(await control.endedValidations(!dryRun)));
   if (!dryRun) for (const one of consolidations) await goOn(one, result);
+  if (!dryRun) for (const { backupId, operationId } of rewrites) await control.rewriteEnded(backupId, operationId);
   if (!dryRun) for (const { operationId } of leases) await control.releaseAdmission(operationId);
   view.ended('done', `${result.found.length} found, ${result.problems.length} problems`);
   return result;

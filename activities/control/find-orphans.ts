@@ -12,6 +12,8 @@ export interface Orphans {
   leases: { operationId: string; description: string }[];
   /** VMs that depend on a backup since a quick restore, and nobody makes them independent. Runs of former versions know none. */
   consolidations?: { vmUuid: string; jobId: string; description: string }[];
+  /** Rewritings of stored backups that are noted as going on though their run has ended. */
+  rewrites?: { operationId: string; backupId: string; host: string; description: string }[];
   hosts: string[];
   /** Operations that go on: nothing of theirs is touched. */
   keep: string[];
@@ -53,11 +55,20 @@ export const createFindOrphans = ({ catalog, runs }: ControlDependencies) => ({
         description: `backup ${backup.id} of VM ${backup.vm.name}: its run ${workflowId} has ended`,
       });
     }
+    const rewrites: NonNullable<Orphans['rewrites']> = [];
+    for (const { id, backupId, vmName, host, operation, workflowId, runId } of await catalog.rewrites.running()) {
+      if (await runs.isRunning(workflowId, runId)) keep.push(id);
+      else {
+        const description = `${operation} of backup ${backupId} of VM ${vmName}: its run ${workflowId} has ended`;
+        rewrites.push({ operationId: id, backupId, host, description });
+      }
+    }
     const hosts = (await catalog.hosts.list()).map(({ name }) => name);
     return {
       backups,
       leases,
       consolidations,
+      rewrites,
       hosts: asked.host === undefined ? hosts : hosts.filter((name) => name === asked.host),
       keep,
       graceSeconds: asked.graceSeconds ?? DEFAULT_GRACE_SECONDS,

@@ -12,6 +12,7 @@ import { createPlanBackup } from './plan-backup.ts';
 import { createResolveTarget } from './resolve-target.ts';
 import { createDiskRestore } from './restore-disk.ts';
 import { createRestore } from './restore.ts';
+import { createRewrite } from './rewrite.ts';
 import { createValidation } from './validation.ts';
 import { createRetention } from './retention.ts';
 import { createScheduleRuns } from './schedule-runs.ts';
@@ -32,6 +33,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createRetention(dependencies),
   ...createFinishChain(dependencies),
   ...createValidation(dependencies),
+  ...createRewrite(dependencies),
   ...createScheduleRuns(dependencies),
   ...createMissedRuns(dependencies),
 });

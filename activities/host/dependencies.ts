@@ -5,6 +5,7 @@ import type { RepositoryLocation } from '../../schemas/catalog.ts';
 import type { CaptureStore } from './capture-store.ts';
 import type { Fence } from './fence.ts';
 import type { HostState } from './host-state.ts';
+import type { RewriteNotes } from './rewrite-notes.ts';
 import type { ThawGuard } from './quiesce.ts';
 
 export interface HostDependencies {
@@ -18,6 +19,7 @@ export interface HostDependencies {
   state: HostState;
   captures: CaptureStore;
   fence: Fence;
+  rewrites: RewriteNotes;
   /** Folder under which libvirtd and its QEMU see their files: "/", or `/proc/<pid>/root` of a daemon in a container. */
   daemonRoot: () => Promise<string>;
   /** What goes into a manifest: Holdfast, Node, libvirt, QEMU. */

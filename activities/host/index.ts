@@ -18,7 +18,9 @@ import { createQuickRestore } from './quick-restore.ts';
 import { createReclaimLeftovers } from './reclaim-leftovers.ts';
 import { createRestoreDisk } from './restore-disk.ts';
 import type { RestoreNotes } from './restore-notes.ts';
+import { createRewriteBackup } from './rewrite-backup.ts';
 import { createSwapDisks } from './swap-disks.ts';
+import { createSwapRewritten } from './swap-rewritten.ts';
 
 /** Quick steps and undo, on the queue `host:<h>`. */
 export const createHostActivities = (dependencies: HostDependencies & { restores: RestoreNotes }) => ({
@@ -38,6 +40,7 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createDeleteFiles(dependencies),
   ...createKeepValidation(dependencies),
   ...createValidationSteps(dependencies),
+  ...createSwapRewritten(dependencies),
 });
 export type HostActivities = ReturnType<typeof createHostActivities>;
 
@@ -53,5 +56,6 @@ export const createHostJobActivities = (dependencies: HostDependencies) => ({
   ...createHashBackup(dependencies),
   ...createBootBackup(dependencies),
   ...createVerifyChain(dependencies),
+  ...createRewriteBackup(dependencies),
 });
 export type HostJobActivities = ReturnType<typeof createHostJobActivities>;

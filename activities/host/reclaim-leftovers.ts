@@ -7,14 +7,16 @@ import { createMergeDeltas } from './merge-deltas.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { createSwapDisks } from './swap-disks.ts';
 import { createThrowAwayVms } from './throw-away-vm.ts';
+import { createSwapRewritten } from './swap-rewritten.ts';
 
 export const createReclaimLeftovers = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
-  const { captures, restores, state } = dependencies;
+  const { captures, restores, rewrites, state } = dependencies;
   const backups = createEndBackup(dependencies);
   const attaching = createAttachDisk(dependencies);
   const swaps = createSwapDisks(dependencies);
   const merges = createMergeDeltas(dependencies);
   const throwAways = createThrowAwayVms(dependencies);
+  const rewritten = createSwapRewritten(dependencies);
 
   return {
     /**
@@ -60,6 +62,14 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
           const note = await throwAways.notes.read(id);
           found.push(`throw-away VM of backup ${note?.backupId ?? id}`);
           if (!dryRun) await throwAways.end(id, { signal: cancellationSignal() });
+        }
+        for (const { id } of (await rewrites.list()).filter(orphaned)) {
+          const note = await rewrites.read(id);
+          const of = note === undefined ? '' : ` of backup ${note.plan.backupId} of VM ${note.plan.vm.name}`;
+          found.push(`rewriting ${id}${of}: notes and files beside`);
+          if (dryRun) continue;
+          if (note === undefined) await rewrites.remove(id);
+          else await rewritten.undoRewrite(note.plan);
         }
         for (const folder of (await listIds(state.scratchRoot)).filter(orphaned)) {
           if ((await captures.read(folder.id)) !== undefined) continue;

@@ -7,6 +7,7 @@ import { takeBackupRequest, type TakeBackupRequest } from '../../schemas/request
 import { action } from '../context.ts';
 import { followRun } from '../follow-run.ts';
 import { durationText, shortId, sizeText, table } from '../output.ts';
+import { addCompressCommand } from './compress.ts';
 import { addDeleteCommand } from './delete.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
 import { parseWhole } from './offering.ts';
@@ -124,6 +125,7 @@ export function addBackupCommands(program: Command): void {
       }),
     );
   addDeleteCommand(backup);
+  addCompressCommand(backup);
   addValidateCommand(backup);
   addPinCommands(backup);
   backup
@@ -133,7 +135,7 @@ export function addBackupCommands(program: Command): void {
     .action(
       action(async (context, id: string) => {
         const catalog = await context.catalog();
-        const { backup: found, failure, damage, pinned, pinNote } = await findBackup(catalog, id);
+        const { backup: found, failure, damage, pinned, pinNote, rewriteFailure } = await findBackup(catalog, id);
         const validationResult = await catalog.validations.resultOf(found.id);
         const shown = {
           ...found,
@@ -141,6 +143,7 @@ export function addBackupCommands(program: Command): void {
           ...(pinNote === undefined ? {} : { pinNote }),
           ...(failure === null ? {} : { failure }),
           ...(damage === null ? {} : { damage }),
+          ...(rewriteFailure === undefined ? {} : { rewriteFailure }),
           ...(validationResult === null ? {} : { validationResult }),
         };
         context.output.result(shown, () =>
@@ -149,6 +152,7 @@ export function addBackupCommands(program: Command): void {
             ...(pinned ? [`pinned${pinNote === undefined ? '' : `: ${pinNote}`}`] : []),
             ...(failure === null ? [] : [`${failure.type}: ${failure.message}`]),
             ...(damage === null ? [] : [`damaged: ${damage}`]),
+            `compression: ${found.compression}${rewriteFailure === undefined ? '' : `; the last rewriting failed: ${rewriteFailure}`}`,
             validationText(found.validation, validationResult),
           ].join('\n'),
         );
