@@ -20,13 +20,15 @@ export async function presentManifest(store: BlobStore, stored: Manifest): Promi
 }
 
 /** The disk without what may have been about to take its place. */
-export function unreplaced({ replacement: _, ...disk }: ManifestDisk): ManifestDisk {
-  return disk;
+export function unreplaced(disk: ManifestDisk): ManifestDisk {
+  const { replacement: _, ...rest } = disk;
+  return rest;
 }
 
 /** The disk as it is once its file was replaced. */
-export function replacing({ temporary: _, compression: __, ...disk }: Replacement): ManifestDisk {
-  return disk;
+export function replacing(replacement: Replacement): ManifestDisk {
+  const { temporary: _, compression: __, ...rest } = replacement;
+  return rest;
 }
 
 /** A backup none of whose disks is layered on another one is a full, whatever it was. */
