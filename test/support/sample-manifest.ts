@@ -22,6 +22,7 @@ export const manifestOf = (id: string, over: Partial<Manifest> = {}): Manifest =
   checkpointXml: null,
   files: [],
   skippedDisks: [],
+  passedOver: [],
   disks: [
     {
       target: 'vda',
