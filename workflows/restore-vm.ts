@@ -48,7 +48,7 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> 
     const overlays = (await control.beginRestore(plan)) as Delta[] | undefined; // undefined: as former versions answered
     return await withTimeLimit(plan.timeLimitSeconds, `restore of backup ${plan.backupId}`, async () => {
       if (present !== null && overlays !== undefined && overlays.length > 0) {
-        await settleDeltas({ vm, host }, { keep: [], drop: overlays }, view);
+        await settleDeltas({ vm, host: present.host }, { keep: [], drop: overlays }, view);
       }
       if (found.plan.quick !== undefined) return await quickRestore(found.plan, view, compensations);
       return await restoreDisks(found.plan, found.heartbeatSeconds, view, compensations);

@@ -14,6 +14,7 @@ import { isPublished } from './publish-backup.ts';
 import { frozenStamp, type ImageChains } from './image-chain.ts';
 import { decideDelta, whyHeld, type Ownership } from './merge-plan.ts';
 import { createOverlays } from './overlays.ts';
+import { thaw } from './thaw.ts';
 
 /** What became of the overlays that the catalog knows of. */
 export interface SettledDeltas {
@@ -66,7 +67,11 @@ export const createMergeDeltas = (dependencies: HostDependencies) => {
         await servers.endServers(backupId);
         await state.remove(backupId);
         const domain = await libvirt.lookupByUuid(target.vm.uuid, { signal });
-        if (domain !== undefined) await overlays.takeOff(domain, capture.plan, signal);
+        if (domain === undefined) return;
+        // A guest that may be frozen does not wait for the merge; whether it is thawed, the rest of the undo makes sure.
+        const mayBeFrozen = capture.phase === 'beginning' || capture.begun?.thawPending === true;
+        if (mayBeFrozen && target.quiesce !== 'none') await thaw(libvirt, domain, 20_000);
+        await overlays.takeOff(domain, capture.plan, signal);
       });
     },
   };

@@ -1,10 +1,11 @@
 import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import { rewriteDomainXml } from '../../libvirt/rewrite-domain-xml.ts';
 import type { Backup } from '../../schemas/backup.ts';
 import { overlayPath } from '../../schemas/delta.ts';
+import { checkpointName } from '../../schemas/names.ts';
 import { startGuest, stopGuest, type Guest } from '../support/guest.ts';
 import { sha256OfImage } from '../support/disk-content.ts';
 import { run } from '../support/run.ts';
@@ -233,6 +234,61 @@ describe('strategy snapshot', () => {
     const next = await bed.take('raw-6', SNAPSHOT);
     expect(kindsOf(next)).toEqual({ vda: 'full: disk-replaced' });
     await expectOnOverlaysOf(guest, next, 'shutoff', { otherFiles: [/^raw-6-copy/] });
+  });
+
+  it('goes from one strategy to the other and back, in full, and leaves nothing of the former', async () => {
+    const guest = await bed.guest({
+      name: 'both',
+      disks: [{ target: 'vda', sizeBytes: 32 * MiB, format: 'qcow2', fs: 'none' }],
+    });
+    await startGuest(guest);
+    const vda = new PatternedDisk(0, 32 * MiB);
+    await vda.write(guest, 0, 4 * MiB, 1);
+    await bed.take('both');
+    await vda.write(guest, MiB, MiB, 2);
+    const overlaid = await bed.take('both', SNAPSHOT);
+    expect(kindsOf(overlaid)).toEqual({ vda: 'full: strategy-changed' });
+    await expectStored(bed.holdfast, overlaid, { vda });
+    await expectOnOverlaysOf(guest, overlaid); // and without a checkpoint
+    await vda.write(guest, 2 * MiB, MiB, 3);
+    const marked = await bed.take('both');
+    expect(kindsOf(marked)).toEqual({ vda: 'full: strategy-changed' });
+    await expectStored(bed.holdfast, marked, { vda });
+    await expectOnOverlaysOf(guest, null, 'running', { checkpoints: [checkpointName(marked.id)] });
+    await vda.write(guest, 3 * MiB, MiB, 4);
+    const next = await bed.take('both');
+    expect(kindsOf(next)).toEqual({ vda: 'incremental' });
+    await expectStored(bed.holdfast, next, { vda });
+  });
+
+  it('freezes the guest, and gives a detached disk what was written to it', async () => {
+    const guest = await bed.guest({
+      name: 'det',
+      disks: [
+        { target: 'vda', sizeBytes: 64 * MiB, format: 'raw', fs: 'ext4' },
+        { target: 'vdb', sizeBytes: 16 * MiB, format: 'raw', fs: 'none' },
+      ],
+    });
+    await startGuest(guest);
+    const vdb = new PatternedDisk(1, 16 * MiB);
+    await vdb.write(guest, 0, 4 * MiB, 1);
+    const frozen = await bed.take('det', { ...SNAPSHOT, quiesce: 'require' });
+    expect(frozen.consistency).toBe('application');
+    await expectOnOverlaysOf(guest, frozen);
+    await vdb.write(guest, MiB, MiB, 2);
+    await stopGuest(guest);
+    const xml = await guest.libvirt.domainXml(guest.dom, { inactive: true, secure: true });
+    await guest.libvirt.define(rewriteDomainXml(xml, { removeDisks: ['vdb'] }));
+    const without = await bed.take('det', SNAPSHOT);
+    expect(kindsOf(without)).toEqual({ vda: 'incremental' });
+    const [, detached] = guest.disks;
+    expect(await sha256OfImage(detached!.path, 'raw')).toBe(vdb.sha256);
+    expect((await readdir(guest.dir)).toSorted()).toEqual(
+      [
+        ...guest.disks.map(({ path }) => basename(path)),
+        basename(overlayPath(guest.disks[0]!.path, without.id)),
+      ].toSorted(),
+    );
   });
 
   it('refuses what it cannot protect, naming the remedy', async () => {

@@ -1,5 +1,6 @@
 import type { Backup } from '../../schemas/backup.ts';
 import type { CompletedBackup, RepositoryRecord, VmRecord } from '../../schemas/catalog.ts';
+import type { Delta } from '../../schemas/delta.ts';
 import type { PreparedRestore, RestorePlan } from '../../schemas/restore-plan.ts';
 import type { BackupPlan, BackupTarget, BegunBackup, CopiedDisk, DiskExport, VmFacts } from '../../schemas/plan.ts';
 import { GRANTED, HOST, type FakeActivities } from './workflow-suite.ts';
@@ -157,6 +158,36 @@ export const backupSteps = (): FakeActivities => ({
   recordFailure: () => Promise.resolve(),
   releaseAdmission: () => Promise.resolve(),
 });
+
+/** An overlay that an older backup put on a disk. */
+export const deltaOf = (target: string): Delta => ({
+  backupId: BACKUP_ID,
+  target,
+  path: `/images/${target}.raw.holdfast-${BACKUP_ID}.qcow2`,
+  frozenPath: `/images/${target}.raw`,
+  frozenFormat: 'raw',
+  frozenStamp: '1:2:3',
+});
+
+/** Steps of a backup by strategy `snapshot` that goes well, on a VM with the overlays of an older one. */
+export const snapshotSteps = (): FakeActivities => {
+  const settled = { forget: TARGETS.map(deltaOf), update: [], postponed: [], anomalies: [] };
+  const snapshotTarget = { ...target, strategy: 'snapshot' as const };
+  return {
+    ...backupSteps(),
+    resolveTarget: () => Promise.resolve(snapshotTarget),
+    planBackup: (backupId: string) =>
+      Promise.resolve({ ...planOf(backupId), target: snapshotTarget, checkpoint: false }),
+    beginBackup: () => Promise.resolve({ ...begun, deltas: TARGETS.map(deltaOf) }),
+    recordDeltas: () => Promise.resolve(),
+    deltasOnVm: () => Promise.resolve({ keep: [], drop: TARGETS.map(deltaOf) }),
+    mergeDeltas: () => Promise.resolve(settled),
+    deltasSettled: () => Promise.resolve([]),
+    undoSnapshot: () => Promise.resolve(),
+    recordMergeFailure: () => Promise.resolve(),
+    mergeRepaired: () => Promise.resolve(),
+  };
+};
 
 const BACKUP_ID = '2f31b7a4-8c1e-4e0e-9d53-6c2b6b0d7c11';
 export const RESTORE_REQUEST = { backupId: BACKUP_ID };

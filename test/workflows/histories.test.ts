@@ -5,7 +5,7 @@ import { Worker } from '@temporalio/worker';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { backupSteps, restoreSteps, RESTORE_REQUEST } from './fakes.ts';
+import { backupSteps, restoreSteps, RESTORE_REQUEST, snapshotSteps } from './fakes.ts';
 import { beQuiet, fails, recorded, workflowSuite, type FakeActivities } from './workflow-suite.ts';
 
 const FOLDER = join(import.meta.dirname, '..', 'histories');
@@ -20,9 +20,14 @@ describe('stored histories', async () => {
 
   it('are there for backups and restores', () => {
     expect(files).toEqual([
+      'normalizeVm-cancelled.json',
+      'normalizeVm-failure.json',
+      'normalizeVm-success.json',
       'restoreVm-success.json',
       'takeBackup-cancelled.json',
       'takeBackup-failure.json',
+      'takeBackup-snapshot-failure.json',
+      'takeBackup-snapshot-success.json',
       'takeBackup-success.json',
     ]);
   });
@@ -81,5 +86,18 @@ describe.runIf(process.env['HOLDFAST_RECORD_HISTORIES'] === '1')('recording', ()
       await handle.cancel();
     });
     await record('restoreVm-success', RESTORE_REQUEST, restoreSteps());
+  });
+
+  it('records those of strategy snapshot', async () => {
+    const request = { vm: 'web-1', strategy: 'snapshot' };
+    await record('takeBackup-snapshot-success', request, snapshotSteps());
+    await record('takeBackup-snapshot-failure', request, { ...snapshotSteps(), copyDisk: fails('RepositoryFull') });
+    await record('normalizeVm-success', { vm: 'web-1' }, snapshotSteps());
+    await record('normalizeVm-failure', { vm: 'web-1' }, { ...snapshotSteps(), mergeDeltas: fails('DeltaAnomaly') });
+    const merging = { ...snapshotSteps(), mergeDeltas: untilCancelled };
+    await record('normalizeVm-cancelled', { vm: 'web-1' }, merging, async (handle, calls) => {
+      while (!calls.includes('mergeDeltas')) await new Promise((done) => setTimeout(done, 20));
+      await handle.cancel();
+    });
   });
 });

@@ -2,7 +2,7 @@ import { Context } from '@temporalio/activity';
 import type { WorkflowHandle } from '@temporalio/client';
 import { describe, expect, it } from 'vitest';
 import type { BackupPlan, DiskExport, OperationProgress } from '../../schemas/plan.ts';
-import { backupSteps, completed, copyOf, planOf } from './fakes.ts';
+import { backupSteps, completed, copyOf, deltaOf, planOf, snapshotSteps } from './fakes.ts';
 import { failureOf, fails, recorded, workflowSuite, type FakeActivities } from './workflow-suite.ts';
 
 const ASK = ['checkRequest', 'whereIsVm', 'findVm', 'recordAnswer', 'whereIsVm', 'resolveTarget', 'requestAdmission'];
@@ -42,6 +42,48 @@ describe('takeBackup', () => {
       'checkpointsRemoved',
       'releaseAdmission',
     ]);
+  });
+
+  it('merges older overlays when the backup is listed, and takes its own off before all else when it fails', async () => {
+    const { activities, calls } = recorded(snapshotSteps());
+    await expect(suite.run('takeBackup', { vm: 'web-1' }, activities)).resolves.toMatchObject({ state: 'BackedUp' });
+    expect(calls.slice(ASK.length + PLAN.length)).toEqual([
+      ...['beginBackup', 'recordDeltas', 'copyDisk', 'copyDisk', 'endBackup', 'publishBackup', 'commitBackup'],
+      ...['deltasOnVm', 'mergeDeltas', 'deltasSettled'],
+      ...['staleCheckpoints', 'forgetBackup', 'checkpointsRemoved', 'releaseAdmission'],
+    ]);
+    const failed = recorded({ ...snapshotSteps(), endBackup: fails('BackupJobLost') });
+    expect((await failing(failed.activities)).type).toBe('BackupJobLost');
+    expect(failed.calls.slice(failed.calls.indexOf('endBackup') + 1)).toEqual([
+      ...['undoSnapshot', 'deltasOnVm', 'mergeDeltas', 'deltasSettled'],
+      ...UNDO,
+    ]);
+  });
+
+  it('is a backup though its merge fails, and marks the VM', async () => {
+    const { activities, calls } = recorded({ ...snapshotSteps(), mergeDeltas: fails('DeltaAnomaly') });
+    await expect(suite.run('takeBackup', { vm: 'web-1' }, activities)).resolves.toMatchObject({ state: 'BackedUp' });
+    expect(calls).toContain('recordMergeFailure');
+    expect(calls).not.toContain('abortBackup');
+  });
+
+  it('merges the overlays of the other strategy before it plans by checkpoints', async () => {
+    let merged = false;
+    const { activities, calls } = recorded({
+      ...snapshotSteps(),
+      ...backupSteps(),
+      mergeDeltas: () => {
+        merged = true;
+        return Promise.resolve({ forget: [], update: [], postponed: [], anomalies: [] });
+      },
+      planBackup: (backupId: string) =>
+        Promise.resolve({ ...planOf(backupId), ...(merged ? {} : { mergeFirst: [deltaOf('vda')] }) }),
+    });
+    await expect(suite.run('takeBackup', { vm: 'web-1' }, activities)).resolves.toMatchObject({ state: 'BackedUp' });
+    expect(calls.slice(ASK.length)).toEqual(
+      expect.arrayContaining([...PLAN, 'mergeDeltas', 'deltasSettled', ...PLAN, 'beginBackup']),
+    );
+    expect(calls.filter((call) => call === 'planBackup')).toHaveLength(2);
   });
 
   it.each([
