@@ -6,6 +6,7 @@ import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { backupSteps, restoreSteps, RESTORE_REQUEST, snapshotSteps } from './fakes.ts';
+import { VALIDATE_REQUEST, validationSteps } from './validation-fakes.ts';
 import { beQuiet, fails, recorded, workflowSuite, type FakeActivities } from './workflow-suite.ts';
 
 const FOLDER = join(import.meta.dirname, '..', 'histories');
@@ -29,6 +30,9 @@ describe('stored histories', async () => {
       'takeBackup-snapshot-failure.json',
       'takeBackup-snapshot-success.json',
       'takeBackup-success.json',
+      'validateBackup-cancelled.json',
+      'validateBackup-failure.json',
+      'validateBackup-success.json',
     ]);
   });
 
@@ -97,6 +101,19 @@ describe.runIf(process.env['HOLDFAST_RECORD_HISTORIES'] === '1')('recording', ()
     const merging = { ...snapshotSteps(), mergeDeltas: untilCancelled };
     await record('normalizeVm-cancelled', { vm: 'web-1' }, merging, async (handle, calls) => {
       while (!calls.includes('mergeDeltas')) await new Promise((done) => setTimeout(done, 20));
+      await handle.cancel();
+    });
+  });
+
+  it('records those of validations', async () => {
+    await record('validateBackup-success', VALIDATE_REQUEST, validationSteps());
+    await record('validateBackup-failure', VALIDATE_REQUEST, {
+      ...validationSteps(),
+      bootBackup: fails('HostRefused'),
+    });
+    const cancelling = { ...validationSteps(), bootBackup: untilCancelled };
+    await record('validateBackup-cancelled', VALIDATE_REQUEST, cancelling, async (handle, calls) => {
+      while (!calls.includes('bootBackup')) await new Promise((done) => setTimeout(done, 20));
       await handle.cancel();
     });
   });
