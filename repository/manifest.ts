@@ -79,7 +79,7 @@ export async function changeManifest(
   { vmUuid, backupId }: { vmUuid: string; backupId: string },
   change: (before: Manifest) => Manifest,
 ): Promise<void> {
-  await replaceManifest(store, change(await readManifest(store, vmUuid, backupId)));
+  await replaceManifest(store, change(await readStoredManifest(store, vmUuid, backupId)));
 }
 
 /** Withdraws a backup before its files go. Success when it is not there. */

@@ -34,7 +34,7 @@ export type BootedBackup =
 
 /** Left free for the host and its VMs beside a throw-away VM. */
 const RESERVE_BYTES = 512 * 1024 * 1024;
-/** A guest without an agent is looked at when its screen has not changed for this long, and not before. */
+/** A guest without an agent is looked at when its screen has not changed much for this long. */
 const SETTLED_MS = 10_000;
 const CLEAN_UP_MS = 120_000;
 
@@ -220,7 +220,9 @@ export const createBootBackup = (dependencies: HostDependencies) => {
     for (let before = await picture(vm, signal); ;) {
       await sleep(SETTLED_MS, undefined, { signal });
       const now = await picture(vm, signal);
-      if (now.equals(before) || Date.now() > deadline) return now;
+      // A cursor that blinks is no news: it changes some bytes of a compressed picture, what a booting guest shows many.
+      const isAtRest = Math.abs(now.length - before.length) <= 64 + before.length / 100;
+      if ((isAtRest && Date.now() - vm.startedMs > 2 * SETTLED_MS) || Date.now() > deadline) return now;
       before = now;
     }
   }

@@ -13,16 +13,16 @@ import {
 import { afterAll, beforeAll } from 'vitest';
 import type { AdmissionAnswer } from '../../catalog/contract.ts';
 import type { ControlActivities } from '../../activities/control/index.ts';
-import type { HostActivities, HostDataActivities } from '../../activities/host/index.ts';
+import type { HostActivities, HostDataActivities, HostJobActivities } from '../../activities/host/index.ts';
 import { failureInterceptor } from '../../workers/failure-interceptor.ts';
 import { failureTypeOf } from '../../workflows/failure-cause.ts';
-import { CONTROL_QUEUE, hostDataQueue, hostQueue } from '../../schemas/queues.ts';
+import { CONTROL_QUEUE, hostDataQueue, hostJobsQueue, hostQueue } from '../../schemas/queues.ts';
 import { searchAttributes } from '../../schemas/search-attributes.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 export const HOST = 'kvm-1';
 
-export type Activities = ControlActivities & HostActivities & HostDataActivities;
+export type Activities = ControlActivities & HostActivities & HostDataActivities & HostJobActivities;
 /** The steps a test cares for; what it does not name must not be called. */
 export type FakeActivities = { [Name in keyof Activities]?: (...parameters: never[]) => Promise<unknown> };
 
@@ -77,7 +77,7 @@ export function workflowSuite({ workflowsPath = join(ROOT, 'workflows', 'index.t
     async run(workflow, request, activities, use) {
       const { nativeConnection: connection, client } = environment;
       const suffix = randomUUID().slice(0, 8);
-      const queues = [CONTROL_QUEUE, hostQueue(HOST), hostDataQueue(HOST)];
+      const queues = [CONTROL_QUEUE, hostQueue(HOST), hostDataQueue(HOST), hostJobsQueue(HOST)];
       const workers = await Promise.all(
         queues.map((taskQueue) =>
           Worker.create({
