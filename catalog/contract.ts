@@ -266,7 +266,7 @@ export interface EventQueries {
     },
   ): Promise<void>;
   /** Newest first, at most 100 unless told. */
-  list(filter?: { vmUuid?: string; limit?: number }): Promise<CatalogEvent[]>;
+  list(filter?: { vmUuid?: string; since?: string; limit?: number }): Promise<CatalogEvent[]>;
 }
 
 /** The run that validates a backup. */
@@ -396,10 +396,31 @@ export interface ProvenBackup {
   testedAt: string | null;
   /** When it last booted. */
   provedAt: string | null;
+  /** When it was last validated, whatever came of it. */
+  validatedAt: string | null;
   bootMs: number | null;
+}
+
+/** A backup as a report tells of it. */
+export interface TakenBackup {
+  id: string;
+  vm: { uuid: string; name: string };
+  type: BackupType;
+  /** Its instant; of one that did not come about, when it was begun. */
+  at: string;
+  /** It came about. */
+  stored: boolean;
+  storedBytes: number;
+  durationMs: number;
+  requestedBy: string | null;
+  /** The run that took it. */
+  runId: string;
+  failure: { type: string; message: string } | null;
 }
 
 export interface ProofQueries {
   /** All backups that came about, newest first; of deleted ones those that were tested. */
   backups(): Promise<ProvenBackup[]>;
+  /** Backups that were begun or came about since then, newest first, and those that failed. */
+  takenSince(since: string): Promise<TakenBackup[]>;
 }

@@ -19,9 +19,10 @@ export const eventQueries = ({ db }: Database): EventQueries => ({
       .execute();
   },
 
-  async list({ vmUuid, limit = DEFAULT_LIMIT } = {}) {
+  async list({ vmUuid, since, limit = DEFAULT_LIMIT } = {}) {
     let query = db.selectFrom('events').selectAll().orderBy('id', 'desc').limit(limit);
     if (vmUuid !== undefined) query = query.where('vm_uuid', '=', vmUuid);
+    if (since !== undefined) query = query.where('at', '>=', since);
     return (await query.execute()).map(({ at, kind, vm_uuid, backup_id, message, detail }) => ({
       at,
       kind,

@@ -40,9 +40,31 @@ export const proofQueries = ({ db }: Database): ProofQueries => ({
           isGood: isThere && row.damage === null && row.validation !== 'NotValid',
           testedAt: triedBoot ? row.validated_at : row.booted_at,
           provedAt: row.booted_at,
+          validatedAt: row.validated_at,
           bootMs: row.boot_ms,
         },
       ];
     });
+  },
+
+  async takenSince(since) {
+    const rows = await db
+      .selectFrom('backups')
+      .selectAll()
+      .where('sort_time', '>=', new Date(since).toISOString())
+      .orderBy('sort_time', 'desc')
+      .execute();
+    return rows.map((row) => ({
+      id: row.id,
+      vm: { uuid: row.vm_uuid, name: row.vm_name },
+      type: row.type,
+      at: row.instant ?? row.created_at,
+      stored: row.instant !== null,
+      storedBytes: row.stored_bytes,
+      durationMs: row.duration_ms,
+      requestedBy: row.requested_by,
+      runId: row.run_id,
+      failure: row.failure_type === null ? null : { type: row.failure_type, message: row.failure_message ?? '' },
+    }));
   },
 });

@@ -12,6 +12,7 @@ import { addJobCommands } from './commands/job.ts';
 import { addOfferingCommands } from './commands/offering.ts';
 import { addReclaimCommand } from './commands/reclaim.ts';
 import { addRepoCommands } from './commands/repo.ts';
+import { addReportCommand } from './commands/report.ts';
 import { addRestoreCommand } from './commands/restore.ts';
 import { addRetentionCommands } from './commands/retention.ts';
 import { addScheduleCommands } from './commands/schedule.ts';
@@ -51,6 +52,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Shell completion: holdfast complete
   addChainCommands(program);
   addRetentionCommands(program);
   addScheduleCommands(program);
+  addReportCommand(program);
   addJobCommands(program);
   addReclaimCommand(program);
   addApiCommand(program);

@@ -59,6 +59,8 @@ export const FAILURES = {
   JobNotFound: { retryable: false },
   ScheduleNotFound: { retryable: false },
   WindowClosed: { retryable: false },
+  ReportNotDelivered: { retryable: true }, // no answer, or one that may be better later
+  ReportRefused: { retryable: false },
 } as const satisfies Record<string, { retryable: boolean }>;
 
 export type FailureType = keyof typeof FAILURES;

@@ -13,7 +13,7 @@ const RECLAIM_SCHEDULE = 'holdfast-reclaim-orphans';
 
 /** The control worker: all workflows, and the activities that need the catalog. Runs until the signal. */
 export async function runControlWorker(
-  { catalogUrl, temporal, heartbeatSeconds }: Installation,
+  { catalogUrl, temporal, heartbeatSeconds, report }: Installation,
   options: { metrics?: string | undefined; signal: AbortSignal; log: (line: string) => void },
 ): Promise<void> {
   installRuntime(options);
@@ -32,6 +32,7 @@ export async function runControlWorker(
         catalog,
         runs: runsOf(client),
         clock: scheduleClockOf(client),
+        report,
         heartbeatSeconds,
       }),
       interceptors: { activity: [failureInterceptor] },

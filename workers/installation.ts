@@ -1,7 +1,7 @@
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { configuration, devState, type DevState } from '../schemas/configuration.ts';
+import { configuration, devState, type DevState, type ReportSettings } from '../schemas/configuration.ts';
 import { HoldfastError } from '../schemas/failures.ts';
 
 /** Where an installation keeps its things, and where its services are. */
@@ -10,6 +10,7 @@ export interface Installation {
   catalogUrl: string;
   temporal: TemporalOptions;
   heartbeatSeconds: number;
+  report: ReportSettings;
   /** The development installation that runs, or ran, in this folder. */
   dev: DevState | undefined;
 }
@@ -32,6 +33,7 @@ export async function openInstallation(dataDir: string | undefined): Promise<Ins
   const { connectionOptions, namespace } = loadClientConnectConfig();
   const { address: profileAddress, ...connection } = { ...connectionOptions };
   const fromEnvironment = process.env['TEMPORAL_ADDRESS'] === undefined ? undefined : profileAddress;
+  const webhook = process.env['HOLDFAST_REPORT_WEBHOOK'];
   const heartbeat = process.env['HOLDFAST_HEARTBEAT_SECONDS'];
   return {
     dataDir: folder,
@@ -43,6 +45,10 @@ export async function openInstallation(dataDir: string | undefined): Promise<Ins
       connection,
     },
     heartbeatSeconds: heartbeat === undefined ? (config.heartbeatSeconds ?? 60) : secondsOf(heartbeat),
+    report: {
+      ...config.report,
+      ...(webhook === undefined ? {} : { webhook }),
+    },
     dev,
   };
 }

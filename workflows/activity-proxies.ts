@@ -18,6 +18,13 @@ const patient: RetryPolicy = { initialInterval: '1 second', maximumInterval: '15
 export const controlActivities = () =>
   proxyLocalActivities<ControlActivities>({ startToCloseTimeout: '30 seconds', retry: patient });
 
+/** Reports on their way to a server elsewhere: eight attempts in about a quarter of an hour. */
+export const deliveries = () =>
+  proxyActivities<ControlActivities>({
+    startToCloseTimeout: '2 minutes',
+    retry: { initialInterval: '5 seconds', maximumInterval: '5 minutes', backoffCoefficient: 3, maximumAttempts: 8 },
+  });
+
 /** Quick steps on a host. The heartbeat tells soon when the worker dies in the middle of one. */
 export const hostActivities = (host: string) =>
   proxyActivities<HostActivities>({

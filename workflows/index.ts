@@ -12,5 +12,6 @@ export { rehearse } from './rehearse.ts';
 export { restoreDisk } from './restore-disk.ts';
 export { restoreVm } from './restore-vm.ts';
 export { runSchedule } from './run-schedule.ts';
+export { sendReport } from './send-report.ts';
 export { takeBackup } from './take-backup.ts';
 export { validateBackup } from './validate-backup.ts';

@@ -1,4 +1,5 @@
 import type { Catalog } from '../../catalog/contract.ts';
+import type { ReportSettings } from '../../schemas/configuration.ts';
 import type { ScheduleClock } from '../../operations/missed-runs.ts';
 
 /** What control activities ask Temporal. */
@@ -13,6 +14,8 @@ export interface ControlDependencies {
   catalog: Catalog;
   runs: Runs;
   clock: ScheduleClock;
+  /** Where reports go. */
+  report: ReportSettings;
   /** After this long without a heartbeat a copy counts as lost. */
   heartbeatSeconds: number;
 }

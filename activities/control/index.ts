@@ -11,6 +11,7 @@ import { createMissedRuns } from './missed-runs.ts';
 import { createPlanBackup } from './plan-backup.ts';
 import { createResolveTarget } from './resolve-target.ts';
 import { createDiskRestore } from './restore-disk.ts';
+import { createReports } from './reports.ts';
 import { createRestore } from './restore.ts';
 import { createRewrite } from './rewrite.ts';
 import { createValidation } from './validation.ts';
@@ -36,5 +37,6 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createRewrite(dependencies),
   ...createScheduleRuns(dependencies),
   ...createMissedRuns(dependencies),
+  ...createReports(dependencies),
 });
 export type ControlActivities = ReturnType<typeof createControlActivities>;

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import type { ShownSchedule } from '../../operations/schedules.ts';
+import type { SentReport } from '../../workflows/send-report.ts';
 import type { ScheduleRunSummary, ScheduleTask } from '../../schemas/schedule.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { action, type CommandContext } from '../context.ts';
@@ -26,14 +27,16 @@ export function addScheduleCommands(program: Command): void {
       .command('create')
       .description('back up VMs by the clock')
       .argument('[name]', 'its name (default: that of the offering or VM)', parseName)
-      .option('--rehearsal', 'prove VMs instead: validate a backup of those that were proved longest ago'),
+      .option('--rehearsal', 'prove VMs instead: validate a backup of those that were proved longest ago')
+      .option('--report', 'send a report instead'),
   )
     .addHelpText(
       'after',
       '\nExamples:\n  $ holdfast schedule create nightly --offering gold --at 02:30 --timezone Europe/Berlin --window 4h' +
         '\n  $ holdfast schedule create --vm web-1 --every 6h --jitter 10m' +
         '\n  $ holdfast schedule create monthly --offering gold --isolated --at 04:00 --day-of-month 1' +
-        '\n  $ holdfast schedule create proof --rehearsal --at 22:00 --prove-within 14d --budget 4h',
+        '\n  $ holdfast schedule create proof --rehearsal --at 22:00 --prove-within 14d --budget 4h' +
+        '\n  $ holdfast schedule create --report --at 08:00 --mail ops@example.org',
     )
     .action(
       action(async (context, name: string | undefined, flags: ScheduleFlags) => {
@@ -129,7 +132,8 @@ export function addScheduleCommands(program: Command): void {
           import('../../operations/start.ts'),
         ]);
         const { client, catalog } = await servicesOf(context);
-        const run = await startSchedule(client, (await scheduleNamed(catalog, name)).schedule);
+        const { schedule } = await scheduleNamed(catalog, name);
+        const run = await startSchedule(client, schedule);
         const { workflowId } = run;
         if (!flags.wait) {
           context.output.result(
@@ -139,6 +143,11 @@ export function addScheduleCommands(program: Command): void {
           return;
         }
         context.output.note(`job ${workflowId}`);
+        if (schedule.task.kind === 'report') {
+          const sent = await followRun<SentReport>(run, context.output);
+          context.output.result(sent, () => `sent to ${sent.sentTo.join(', ')}`);
+          return;
+        }
         const summary = await followRun<ScheduleRunSummary>(run, context.output);
         const vms = await catalog.schedules.outcomes(summary.runId);
         const { done, failed, skipped, missed } = summary;

@@ -3,13 +3,17 @@ import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createMissedRuns } from '../../activities/control/missed-runs.ts';
+import type { SentReport } from '../../workflows/send-report.ts';
 import { createScheduleRuns } from '../../activities/control/schedule-runs.ts';
+import { createReports } from '../../activities/control/reports.ts';
 import type { ControlDependencies } from '../../activities/control/dependencies.ts';
 import type { Catalog } from '../../catalog/contract.ts';
 import { openCatalog } from '../../catalog/open-catalog.ts';
 import { offering } from '../../schemas/catalog.ts';
+import type { ReportSettings } from '../../schemas/configuration.ts';
 import type { Schedule, ScheduleOutcome, ScheduleRunSummary, ScheduleTask } from '../../schemas/schedule.ts';
 import { CONTROL_QUEUE } from '../../schemas/queues.ts';
+import { createServer } from 'node:http';
 import { completed, newBackup } from '../catalog/records.ts';
 import { until } from '../support/processes.ts';
 import { failureOf, workflowSuite, type FakeActivities } from './workflow-suite.ts';
@@ -19,10 +23,11 @@ const uuid = (first: string, number: number): string =>
 const BACKUP: ScheduleTask = { kind: 'backup', offering: 'gold', vms: [], full: false, isolated: false };
 
 describe('runSchedule', () => {
-  const { run } = workflowSuite({ workflowsPath: join(import.meta.dirname, 'fixtures', 'scheduled.ts') });
+  const suite = workflowSuite({ workflowsPath: join(import.meta.dirname, 'fixtures', 'scheduled.ts') });
   let catalog: Catalog;
   let calls: string[];
   let mostAtOnce: number;
+  let report: ReportSettings = {};
   beforeAll(async () => {
     catalog = await openCatalog('sqlite::memory:');
     for (const name of ['gold', 'few', 'slow', 'proof']) await catalog.offerings.upsert(offering.parse({ name }));
@@ -38,9 +43,14 @@ describe('runSchedule', () => {
         matching: () => Promise.resolve([]),
         started: () => Promise.resolve([]),
       },
+      report,
       heartbeatSeconds: 5,
     };
-    const steps = { ...createScheduleRuns(dependencies), ...createMissedRuns(dependencies) };
+    const steps = {
+      ...createScheduleRuns(dependencies),
+      ...createMissedRuns(dependencies),
+      ...createReports(dependencies),
+    };
     calls = [];
     let atOnce = 0;
     mostAtOnce = 0;
@@ -59,7 +69,7 @@ describe('runSchedule', () => {
         atOnce -= 1;
         await steps.vmEnded(...given);
       },
-    } as FakeActivities;
+    };
   };
   const scheduled = async (name: string, task: ScheduleTask, more: Partial<Schedule> = {}): Promise<void> => {
     await catalog.schedules.put({
@@ -92,7 +102,7 @@ describe('runSchedule', () => {
     for (let n = 0; n < vms; n += 1) await vm(uuid('a', n), `vm-${n}`, 'gold');
     await scheduled('nightly', BACKUP);
     const request = { schedule: 'nightly', vmsPerHistory: Math.ceil(vms / 2.5) };
-    const summary = await run<ScheduleRunSummary>('runSchedule', request, activities());
+    const summary = await suite.run<ScheduleRunSummary>('runSchedule', request, activities());
     expect(summary).toMatchObject({ schedule: 'nightly', done: vms, failed: 0, skipped: 0, missed: 0 });
     expect(calls).toEqual(['begin', 'begin', 'begin']); // three histories
     expect(mostAtOnce).toBe(10);
@@ -109,7 +119,7 @@ describe('runSchedule', () => {
     await vm(uuid('e', 1), 'late', 'few');
     const vms = ['full-disk', 'nobody', 'well', 'late', uuid('a', 901)];
     await scheduled('mixed', { ...BACKUP, offering: null, vms }, { windowSeconds: 3600 });
-    const summary = await run<ScheduleRunSummary>('runSchedule', { schedule: 'mixed' }, activities());
+    const summary = await suite.run<ScheduleRunSummary>('runSchedule', { schedule: 'mixed' }, activities());
     const ends = new Date(Date.parse(summary.scheduledAt) + 3_600_000).toISOString();
     expect(told(await catalog.schedules.outcomes(summary.runId))).toEqual([
       'full-disk failed: RepositoryFull: no room',
@@ -137,7 +147,7 @@ describe('runSchedule', () => {
         const states = Object.fromEntries(last.map(({ vm: { name }, state }) => [name, state]));
         return states['slow'] === 'running' && states['quick'] === 'done';
       };
-      await run('runSchedule', { schedule: 'hourly' }, activities(), async (first, client) => {
+      await suite.run('runSchedule', { schedule: 'hourly' }, activities(), async (first, client) => {
         const again = async (): Promise<WorkflowHandle> =>
           await client.workflow.start('runSchedule', {
             taskQueue: CONTROL_QUEUE,
@@ -178,7 +188,7 @@ describe('runSchedule', () => {
       for (let n = 910; n < 914; n += 1) await vm(uuid('a', n), `w-${n}`, 'proof');
       await vm(uuid('d', 2), 'w-1-slow', 'proof');
       await scheduled('short', { ...BACKUP, offering: 'proof' }, { windowSeconds: 4, parallel: 1 });
-      await run('runSchedule', { schedule: 'short' }, activities(), async (handle) => {
+      await suite.run('runSchedule', { schedule: 'short' }, activities(), async (handle) => {
         const outcomes = async () =>
           await catalog.schedules.outcomes((await catalog.schedules.runs({ schedule: 'short' }))[0]?.id ?? '');
         const missed = async () => (await outcomes()).filter(({ state }) => state === 'missed');
@@ -198,7 +208,7 @@ describe('runSchedule', () => {
   );
 
   it('fails at once when the schedule is not known any more', { timeout: 60_000 }, async () => {
-    const failed = await failureOf(run('runSchedule', { schedule: 'deleted' }, activities()));
+    const failed = await failureOf(suite.run('runSchedule', { schedule: 'deleted' }, activities()));
     expect(failed.message).toContain('schedule deleted is not known');
   });
 
@@ -220,7 +230,7 @@ describe('runSchedule', () => {
       steps: ['hash', 'boot'],
     };
     await scheduled('proof', task);
-    const all = await run<ScheduleRunSummary>('rehearse', { schedule: 'proof' }, activities());
+    const all = await suite.run<ScheduleRunSummary>('rehearse', { schedule: 'proof' }, activities());
     expect(told(await catalog.schedules.outcomes(all.runId))).toEqual([
       'w-910 failed: it has no good backup to be proved from',
       'p-0 done',
@@ -228,7 +238,41 @@ describe('runSchedule', () => {
       'p-2 failed: NotValid: hash: as told; boot: as told',
     ]);
     await scheduled('proof', { ...task, maxVms: 1 });
-    const one = await run<ScheduleRunSummary>('rehearse', { schedule: 'proof' }, activities());
+    const one = await suite.run<ScheduleRunSummary>('rehearse', { schedule: 'proof' }, activities());
     expect(one).toMatchObject({ done: 1, failed: 1 });
+  });
+
+  it('sends a report again after an answer that may pass, with the same key', { timeout: 60_000 }, async () => {
+    const keys: unknown[] = [];
+    const server = createServer((request, response) => {
+      keys.push(request.headers['idempotency-key']);
+      request.resume();
+      response.writeHead(keys.length === 1 ? 500 : 200).end();
+    });
+    await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
+    const address = server.address();
+    const task: ScheduleTask = {
+      kind: 'report',
+      sinceSeconds: 3600,
+      promiseSeconds: null,
+      webhook: true,
+      mailTo: ['ops@example.org'],
+    };
+    try {
+      report = { webhook: `http://127.0.0.1:${typeof address === 'object' ? (address?.port ?? 0) : 0}/secret` };
+      await scheduled('morning', { ...task, mailTo: [] });
+      const sent = await suite.run<SentReport>('sendReport', { schedule: 'morning' }, activities());
+      expect(sent.sentTo).toEqual(['webhook']);
+      expect(keys).toEqual([sent.reportId, sent.reportId]);
+      expect(await catalog.schedules.findRun(sent.reportId)).toMatchObject({ state: 'done' });
+      await scheduled('morning', task); // one that cannot be delivered keeps none of the others
+      const failed = await failureOf(suite.run('sendReport', { schedule: 'morning' }, activities()));
+      expect(failed).toMatchObject({ type: 'InvalidRequest', message: expect.stringContaining('SMTP') as string });
+      expect(keys).toHaveLength(3);
+      expect((await catalog.schedules.runs({ schedule: 'morning' }))[0]).toMatchObject({ state: 'failed' });
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
   });
 });
