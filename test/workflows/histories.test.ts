@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { backupSteps, restoreSteps, RESTORE_REQUEST, snapshotSteps } from './fakes.ts';
 import { VALIDATE_REQUEST, validationSteps } from './validation-fakes.ts';
+import { CONSOLIDATE_REQUEST, consolidationSteps, pullState, QUICK_REQUEST, quickRestoreSteps } from './quick-fakes.ts';
 import { beQuiet, fails, recorded, workflowSuite, type FakeActivities } from './workflow-suite.ts';
 
 const FOLDER = join(import.meta.dirname, '..', 'histories');
@@ -21,9 +22,13 @@ describe('stored histories', async () => {
 
   it('are there for backups and restores', () => {
     expect(files).toEqual([
+      'consolidateDisks-cancelled.json',
+      'consolidateDisks-failure.json',
+      'consolidateDisks-success.json',
       'normalizeVm-cancelled.json',
       'normalizeVm-failure.json',
       'normalizeVm-success.json',
+      'restoreVm-quick.json',
       'restoreVm-success.json',
       'takeBackup-cancelled.json',
       'takeBackup-failure.json',
@@ -90,6 +95,19 @@ describe.runIf(process.env['HOLDFAST_RECORD_HISTORIES'] === '1')('recording', ()
       await handle.cancel();
     });
     await record('restoreVm-success', RESTORE_REQUEST, restoreSteps());
+  });
+
+  it('records those of quick restore', async () => {
+    await record('restoreVm-quick', QUICK_REQUEST, quickRestoreSteps());
+    const states = [pullState({ state: 'pulling' }), pullState({ state: 'done' })];
+    await record('consolidateDisks-success', CONSOLIDATE_REQUEST, consolidationSteps(states));
+    const damaged = { ...consolidationSteps(states), verifyChain: fails('IntegrityMismatch') };
+    await record('consolidateDisks-failure', CONSOLIDATE_REQUEST, damaged);
+    const pulling = { ...consolidationSteps(), watchPull: untilCancelled };
+    await record('consolidateDisks-cancelled', CONSOLIDATE_REQUEST, pulling, async (handle, calls) => {
+      while (!calls.includes('watchPull')) await new Promise((done) => setTimeout(done, 20));
+      await handle.cancel();
+    });
   });
 
   it('records those of strategy snapshot', async () => {
