@@ -1,3 +1,4 @@
+import { TaskBuffers } from '../../copier/thread-buffers.ts';
 import { HEADER_READ_BYTES, readHeader } from '../../qcow2/read-header.ts';
 import { Qcow2Error } from '../../qcow2/qcow2-error.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
@@ -69,18 +70,21 @@ export class RepositoryProbe {
   }
 }
 
-/** A page: the memory of larger buffers is aligned to it, so that the read goes past the page cache to the medium. */
 const PAGE_BYTES = 4096;
 
+/** In aligned memory, so that the read goes past the page cache: what is in there says nothing of the medium. */
 async function readEach(store: BlobStore, keys: readonly string[]): Promise<string | undefined> {
+  const buffers = new TaskBuffers();
   try {
+    const page = buffers.take(PAGE_BYTES);
     for (const key of keys) {
       await using source = await openSource(store.source(key));
-      const memory = new ArrayBuffer(2 * PAGE_BYTES);
-      await source.read(0, new Uint8Array(memory, 0, PAGE_BYTES));
+      await source.read(0, page);
     }
     return undefined;
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
+  } finally {
+    buffers.giveBack();
   }
 }

@@ -35,9 +35,11 @@ export async function failingFolder(dir: string, sizeMiB: number): Promise<Faili
     heal: () => rm(trigger, { force: true }),
     async [Symbol.asyncDispose]() {
       await rm(trigger, { force: true });
-      await run('umount', [path]);
+      // Lazily: hosts of other tests have copies of the mounts in their namespaces, until they end.
+      await run('mount', ['-o', 'remount,ro', path]);
+      await run('umount', ['-l', path]);
       await run('losetup', ['-d', device]);
-      await run('umount', [served]);
+      await run('umount', ['-l', served]);
       if (server.pid !== undefined) await endProcess(server.pid);
     },
   };
