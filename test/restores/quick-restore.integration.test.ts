@@ -267,7 +267,6 @@ describe('a quick restore', { timeout: 400_000 }, () => {
       PATIENT,
     );
     expect(output).toBe(`${contents.vda}  /dev/vda\n${contents.vdb}  /dev/vdb\n`);
-    await bed.holdfast.json('consolidation', 'rate', 'web-4', '0');
     const done = await consolidated(restored);
     await bed.host.libvirt.destroy(copy.dom);
     for (const { target, path } of done.disks) {
