@@ -130,6 +130,8 @@ export const backupQueries = (database: Database): BackupQueries => {
             instant,
             sort_time: new Date(instant).toISOString(),
             duration_ms: durationMs,
+            failure_type: null, // its run may have been given up before its manifest was found
+            failure_message: null,
             stored_bytes: disks.reduce((sum, disk) => sum + disk.storedBytes, 0),
             compression: column
               .case()
@@ -272,6 +274,19 @@ export const backupQueries = (database: Database): BackupQueries => {
 
     endChain: (chainId, reason) => oneAtATime(database, 'backups', (trx) => endChain(trx, chainId, reason)),
 
+    async vmsIn(repository, { after, limit }) {
+      const rows = await db
+        .selectFrom('backups')
+        .select('vm_uuid')
+        .distinct()
+        .where('repository', '=', repository)
+        .where('vm_uuid', '>', after ?? '')
+        .orderBy('vm_uuid')
+        .limit(limit)
+        .execute();
+      return rows.map(({ vm_uuid }) => vm_uuid);
+    },
+
     async hasAny(vmUuid) {
       const row = await db
         .selectFrom('backups')
@@ -329,15 +344,22 @@ async function growChain(trx: Transaction<Tables>, backup: BackupTable, chainId:
     .where('id', '=', chainId)
     .execute();
   if (backup.position === 1) {
-    const superseded = await trx
+    const others = await trx
       .selectFrom('chains')
-      .select('id')
-      .where('vm_uuid', '=', backup.vm_uuid)
-      .where('repository', '=', backup.repository)
-      .where('state', '=', 'open')
-      .where('id', '!=', chainId)
+      .leftJoin('backups', (join) =>
+        join.onRef('backups.chain_id', '=', 'chains.id').on('backups.instant', 'is not', null),
+      )
+      .select((column) => ['chains.id', column.fn.max('backups.sort_time').as('newest')])
+      .where('chains.vm_uuid', '=', backup.vm_uuid)
+      .where('chains.repository', '=', backup.repository)
+      .where('chains.state', '=', 'open')
+      .where('chains.id', '!=', chainId)
+      .groupBy('chains.id')
       .execute();
-    for (const { id } of superseded) await endChain(trx, id, 'superseded');
+    // A full that is listed late, after its run was given up, takes over from nobody who came after it.
+    const isLate = others.some(({ newest }) => newest !== null && newest > backup.sort_time);
+    if (isLate) await endChain(trx, chainId, 'superseded');
+    else for (const { id } of others) await endChain(trx, id, 'superseded');
   }
   if (backup.end_of_chain === 1) await endChain(trx, chainId, 'chain-size-reached');
 }

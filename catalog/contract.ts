@@ -152,6 +152,8 @@ export interface BackupQueries {
   unfinished(vmUuid?: string): Promise<BackupRecord[]>;
   /** Also retires the checkpoints of its backups. */
   endChain(chainId: string, reason: string): Promise<void>;
+  /** VMs that were ever backed up there, sorted, from the one after `after` on. */
+  vmsIn(repository: string, options: { after: string | null; limit: number }): Promise<string[]>;
   /** The VM has been backed up before, in whatever state the backup is now. */
   hasAny(vmUuid: string): Promise<boolean>;
 }

@@ -23,6 +23,8 @@ export interface BlobStore {
   statBlob(key: string): Promise<BlobInfo | undefined>;
   /** All blobs whose key starts with `prefix` (a whole folder, ending in "/", or ""). */
   listBlobs(prefix: string): AsyncIterable<BlobInfo>;
+  /** Uploads that are not finished, in the same way; `listBlobs` does not show them. `deleteBlob` removes one. */
+  listUploads(prefix: string): AsyncIterable<BlobInfo>;
   deleteBlob(key: string): Promise<void>;
   /**
    * Gives a finished blob another key, in place of what is there: a reader of `to` gets the former bytes or the new, whole.

@@ -68,6 +68,15 @@ export function createDirectoryStore(root: string): BlobStore {
     abort: () => access('write', place.key, () => removeBlob(base, place)),
   });
 
+  async function* list(prefix: string, what: 'blobs' | 'uploads'): AsyncGenerator<BlobInfo> {
+    if (prefix !== '' && !prefix.endsWith('/')) {
+      throw new BlobStoreError('invalid-key', `not a folder of a repository: ${JSON.stringify(prefix)}`);
+    }
+    const folder = prefix === '' ? '' : checkKey(prefix.slice(0, -1));
+    if (folder !== '') await assertPlainFolders(placeOf(base, `${folder}/x`));
+    yield* listFolder(base, folder, what);
+  }
+
   const freeSpaceBytes = async (): Promise<number> => {
     await assertRoot(base);
     const space = await statfs(base).catch((error: unknown) => {
@@ -135,14 +144,8 @@ export function createDirectoryStore(root: string): BlobStore {
         return info && (await tokenOf(place)) === undefined ? info : undefined;
       }),
 
-    async *listBlobs(prefix) {
-      if (prefix !== '' && !prefix.endsWith('/')) {
-        throw new BlobStoreError('invalid-key', `not a folder of a repository: ${JSON.stringify(prefix)}`);
-      }
-      const folder = prefix === '' ? '' : checkKey(prefix.slice(0, -1));
-      if (folder !== '') await assertPlainFolders(placeOf(base, `${folder}/x`));
-      yield* listFolder(base, folder);
-    },
+    listBlobs: (prefix) => list(prefix, 'blobs'),
+    listUploads: (prefix) => list(prefix, 'uploads'),
 
     deleteBlob: (key) => access('write', key, (place) => removeBlob(base, place)),
 
@@ -248,7 +251,7 @@ async function tokenOf(place: BlobPlace): Promise<string | undefined> {
 }
 
 /** Sorted by name within each folder. What disappears meanwhile is left out, unless the whole repository does. */
-async function* listFolder(base: string, folder: string): AsyncGenerator<BlobInfo> {
+async function* listFolder(base: string, folder: string, what: 'blobs' | 'uploads'): AsyncGenerator<BlobInfo> {
   await assertRoot(base);
   const path = join(base, folder);
   const entries = await readdir(path, { withFileTypes: true }).catch(async (error: unknown) => {
@@ -258,19 +261,28 @@ async function* listFolder(base: string, folder: string): AsyncGenerator<BlobInf
     }
     throw storeErrorOf(error, { act: 'read', key: folder, path });
   });
+  const keyOf = (name: string): string => (folder === '' ? name : `${folder}/${name}`);
+  const infoOf = (name: string) =>
+    lstat(join(path, name)).catch((error: unknown) => {
+      if (errnoOf(error) === 'ENOENT') return undefined;
+      throw storeErrorOf(error, { act: 'read', key: keyOf(name), path: join(path, name) });
+    });
+  const isKey = (name: string): boolean => fileName.safeParse(name).success;
   const names = new Set(entries.map((entry) => entry.name));
   for (const entry of entries.toSorted((a, b) => (a.name < b.name ? -1 : 1))) {
-    // No key: hidden files, and what others put beside ours, like lost+found.
-    if (!fileName.safeParse(entry.name).success || names.has(UPLOAD_PREFIX + entry.name)) continue;
-    const key = folder === '' ? entry.name : `${folder}/${entry.name}`;
-    if (entry.isDirectory()) {
-      yield* listFolder(base, key);
-    } else if (entry.isFile()) {
-      const info = await lstat(join(base, key)).catch((error: unknown) => {
-        if (errnoOf(error) === 'ENOENT') return undefined;
-        throw storeErrorOf(error, { act: 'read', key, path: join(base, key) });
-      });
-      if (info?.isFile()) yield { key, sizeBytes: info.size, modifiedMs: info.mtimeMs };
+    const { name } = entry;
+    if (entry.isDirectory() && isKey(name)) {
+      yield* listFolder(base, keyOf(name), what);
+    } else if (what === 'uploads') {
+      const own = name.slice(UPLOAD_PREFIX.length);
+      if (!entry.isFile() || !name.startsWith(UPLOAD_PREFIX) || !isKey(own)) continue;
+      const [token, file] = [await infoOf(name), await infoOf(own)];
+      const modifiedMs = Math.max(token?.mtimeMs ?? 0, file?.mtimeMs ?? 0);
+      if (token !== undefined) yield { key: keyOf(own), sizeBytes: file?.size ?? 0, modifiedMs };
+    } else if (entry.isFile() && isKey(name) && !names.has(UPLOAD_PREFIX + name)) {
+      // Else no key: hidden files, and what others put beside ours, like lost+found.
+      const info = await infoOf(name);
+      if (info?.isFile()) yield { key: keyOf(name), sizeBytes: info.size, modifiedMs: info.mtimeMs };
     }
   }
 }

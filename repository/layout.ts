@@ -58,6 +58,18 @@ export const manifestKey = (vmUuid: string, backupId: string): string =>
 export const validationKey = (vmUuid: string, backupId: string): string =>
   `${vmFolder(vmUuid)}validation/${uuid.parse(backupId)}.png`;
 
+/**
+ * Whether a key is that of a file a backup is made of, as some version of ours names them; the manifest is none of them.
+ * What else lies in a VM's folder is somebody else's.
+ */
+export function isBackupFile(key: string): boolean {
+  const [vmUuid, folder = '', name = '', ...rest] = key.split('/');
+  if (rest.length > 0 || !uuid.safeParse(vmUuid).success) return false;
+  if (folder === 'validation') return /^[0-9a-f-]{36}\.png$/.test(name);
+  const stored = name.replace(REWRITE, '').replace(/\.sums$/, '');
+  return /^disk-\d+$/.test(folder) && /^(full|incr)-\d{8}-\d{6}[\w.-]*\.qcow2$/.test(stored);
+}
+
 /** The last segment of a key: the name that an incremental's qcow2 header gives for its parent. */
 export const nameOfKey = (key: string): string => key.slice(key.lastIndexOf('/') + 1);
 

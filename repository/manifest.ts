@@ -4,7 +4,7 @@ import type { BlobStore } from './blob-store.ts';
 import { BlobStoreError } from './blob-store.ts';
 import { checkChainFiles } from './check-chain.ts';
 import { encodeJson, readJson } from './json-blob.ts';
-import { manifestFolder, manifestKey, parseManifestKey } from './layout.ts';
+import { manifestFolder, manifestKey, parseManifestKey, sumsKey } from './layout.ts';
 import { presentManifest } from './present-manifest.ts';
 import { RepositoryError } from './repository-error.ts';
 
@@ -95,11 +95,32 @@ export type ListedManifest = { key: string; vmUuid: string; backupId: string } &
  * All published backups, of one VM or of all, sorted by VM and id.
  * @throws BlobStoreError when the repository cannot be read; a manifest deleted meanwhile is left out
  */
-export async function* listManifests(store: BlobStore, vmUuid?: string): AsyncGenerator<ListedManifest> {
+export const listManifests = (store: BlobStore, vmUuid?: string): AsyncGenerator<ListedManifest> =>
+  listManifestsBy(readManifestAt, store, vmUuid);
+
+/** The same as they are stored, swaps that are not finished included. */
+export const listStoredManifests = (store: BlobStore, vmUuid?: string): AsyncGenerator<ListedManifest> =>
+  listManifestsBy(readStoredAt, store, vmUuid);
+
+/** Every file that a stored manifest needs or names, itself not among them; also of a swap that is not finished. */
+export const filesNamedBy = ({ disks }: Manifest): string[] =>
+  disks
+    .flatMap((disk) => [disk, ...(disk.replacement === undefined ? [] : [disk.replacement])])
+    .flatMap((disk) => [
+      ...[disk.file, sumsKey(disk.file), disk.sums.file],
+      ...(disk.backingFile === null ? [] : [disk.backingFile, sumsKey(disk.backingFile)]),
+      ...('temporary' in disk ? [disk.temporary, sumsKey(disk.temporary)] : []),
+    ]);
+
+async function* listManifestsBy(
+  readAt: (store: BlobStore, key: string) => Promise<Manifest>,
+  store: BlobStore,
+  vmUuid: string | undefined,
+): AsyncGenerator<ListedManifest> {
   for await (const { key } of store.listBlobs(vmUuid === undefined ? '' : manifestFolder(vmUuid))) {
     const ids = parseManifestKey(key);
     if (!ids) continue;
-    const read = await readManifestAt(store, key).catch((error: unknown) => {
+    const read = await readAt(store, key).catch((error: unknown) => {
       if (error instanceof RepositoryError) return error;
       if (error instanceof BlobStoreError && error.code === 'not-found') return undefined;
       if (error instanceof BlobStoreError && error.code === 'too-large') {

@@ -138,7 +138,9 @@ export type InventoryHostRequest = z.infer<typeof inventoryHostRequest>;
 export const reclaimOrphansRequest = z.strictObject({
   host: plainName.optional(),
   dryRun: z.boolean().optional(),
-  /** What is younger is left alone: it may belong to a run that has only begun. */
+  /** What is younger is left alone: it may belong to a run that has only begun, or to another installation. */
   graceSeconds: z.int().nonnegative().optional(),
+  /** Only what hosts and catalog note of ended runs; no look through repositories and checkpoints. */
+  quick: z.boolean().optional(),
 });
 export type ReclaimOrphansRequest = z.infer<typeof reclaimOrphansRequest>;

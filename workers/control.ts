@@ -9,8 +9,6 @@ import { connectClient } from './connect-client.ts';
 import { scheduleClockOf } from './schedule-clock.ts';
 import { connectWorker, installRuntime, registerSearchAttributes, runsOf } from './temporal.ts';
 
-const RECLAIM_SCHEDULE = 'holdfast-reclaim-orphans';
-
 /** The control worker: all workflows, and the activities that need the catalog. Runs until the signal. */
 export async function runControlWorker(
   { catalogUrl, temporal, heartbeatSeconds, report }: Installation,
@@ -48,22 +46,34 @@ export async function runControlWorker(
   }
 }
 
-/** Runs that were ended by force leave things behind; this looks for them every quarter of an hour. */
+/** What ended runs left is looked for every quarter of an hour; once a day also in repositories and on VMs. */
+const RECLAIMS = [
+  {
+    scheduleId: 'holdfast-reclaim-orphans',
+    every: '15 minutes',
+    workflowId: 'reclaim-orphans',
+    request: { quick: true },
+  },
+  { scheduleId: 'holdfast-reclaim-stored', every: '24 hours', workflowId: 'reclaim-stored', request: {} },
+] as const;
+
 async function scheduleReclaim(client: Client): Promise<void> {
-  try {
-    await client.schedule.create({
-      scheduleId: RECLAIM_SCHEDULE,
-      spec: { intervals: [{ every: '15 minutes' }] },
-      policies: { overlap: 'SKIP', catchupWindow: '1 minute' },
-      action: {
-        type: 'startWorkflow',
-        workflowType: 'reclaimOrphans',
-        workflowId: 'reclaim-orphans',
-        taskQueue: CONTROL_QUEUE,
-        args: [{}],
-      },
-    });
-  } catch (error) {
-    if (!(error instanceof ScheduleAlreadyRunning)) throw error;
+  for (const { scheduleId, every, workflowId, request } of RECLAIMS) {
+    try {
+      await client.schedule.create({
+        scheduleId,
+        spec: { intervals: [{ every }] },
+        policies: { overlap: 'SKIP', catchupWindow: '1 minute' },
+        action: {
+          type: 'startWorkflow',
+          workflowType: 'reclaimOrphans',
+          workflowId,
+          taskQueue: CONTROL_QUEUE,
+          args: [request],
+        },
+      });
+    } catch (error) {
+      if (!(error instanceof ScheduleAlreadyRunning)) throw error;
+    }
   }
 }

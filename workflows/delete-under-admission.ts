@@ -10,20 +10,21 @@ import { thisRun } from './this-run.ts';
 
 /**
  * Deletes a backup when nothing else works on its VM and chain. Returns what was done; null when the backup is not
- * meant any more, which is asked once it is admitted.
+ * meant any more, which is asked once it is admitted, and when it had to be `free` at once and was not.
  */
 export async function deleteUnderAdmission(
-  order: { backupId: string; force: boolean; stillMeant?: () => Promise<boolean> },
+  order: { backupId: string; force: boolean; free?: boolean; stillMeant?: () => Promise<boolean> },
   view: OperationView,
 ): Promise<DeletePlan | null> {
-  const { backupId, force, stillMeant } = order;
+  const { backupId, force, free = false, stillMeant } = order;
   const control = controlActivities();
   const operationId = uuid4();
   try {
     const { plan: first, repository, admission } = await control.planDelete(operationId, backupId, force, thisRun());
     view.about({ vm: first.vm, repository: repository.name, backupId });
     view.step('asking for admission');
-    await admitted(admission, view);
+    if (!free) await admitted(admission, view);
+    else if (!(await control.requestAdmission(admission)).granted) return null;
     if (stillMeant !== undefined && !(await stillMeant())) return null;
     const { plan, hosts } = await control.planDelete(operationId, backupId, force, thisRun()); // now nothing changes it
     if (plan.hide) await control.hideBackup(plan);

@@ -1,4 +1,4 @@
-import { ApplicationFailure, CancellationScope, uuid4 } from '@temporalio/workflow';
+import { ApplicationFailure, CancellationScope, patched, uuid4 } from '@temporalio/workflow';
 import type { VmRecord } from '../schemas/catalog.ts';
 import { finishChainRequest, type FinishChainRequest } from '../schemas/requests.ts';
 import { controlActivities, hostActivities, hostUndo } from './activity-proxies.ts';
@@ -58,9 +58,16 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
     const repaired: string[] = [];
     for (const { backupId, target } of absent === null ? repairs : []) {
       view.step(`undoing what backup ${backupId} left`);
-      const { leftInRepository } = await hostUndo(vm.host).abortBackup(backupId, { ...target, host: vm.host });
+      const aborted = await hostUndo(vm.host).abortBackup(backupId, { ...target, host: vm.host });
+      const { published, leftInRepository } = aborted;
       if (leftInRepository !== null) view.note(leftInRepository);
-      await control.backupRepaired(vm.uuid, backupId);
+      if (published !== null && patched('list-published')) {
+        view.note(`backup ${backupId} was published, and is listed now`);
+        await control.relistBackup(published.plan, published.completed);
+        await hostUndo(vm.host).forgetBackup(backupId);
+      } else {
+        await control.backupRepaired(vm.uuid, backupId);
+      }
       repaired.push(backupId);
     }
     view.step('ending the chain');

@@ -2,10 +2,11 @@ import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { ParentClosePolicy, patched, startChild } from '@temporalio/workflow';
 import { CONTROL_QUEUE } from '../schemas/queues.ts';
 import { reclaimOrphansRequest, type ReclaimOrphansRequest } from '../schemas/requests.ts';
-import { controlActivities, hostUndo } from './activity-proxies.ts';
+import { controlActivities, hostProbes, hostUndo } from './activity-proxies.ts';
 import { causeOf } from './failure-cause.ts';
 import { OperationView } from './operation-view.ts';
 import { parseRequest } from './parse-request.ts';
+import { reclaimCheckpoints, reclaimDeletes, reclaimFiles } from './reclaim-stored.ts';
 
 export interface ReclaimedOrphans {
   /** What was found without a running owner, in words; undone unless it was a dry run. */
@@ -21,26 +22,33 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
   const control = controlActivities();
   const view = new OperationView('reclaimOrphans', '');
   const dryRun = asked.dryRun ?? false;
-  view.step('comparing the catalog with the runs that go on');
-  const found = await control.findOrphans(asked);
-  const { backups, leases, consolidations = [], rewrites = [], hosts, keep, graceSeconds } = found;
+  const hosts = await control.hostsToSearch(asked.host ?? null);
+  const listed = await listLeftovers(hosts, view);
+  view.step('comparing the catalog with the runs that go on'); // after the listing: what begins now is not in it
+  const orphans = await control.findOrphans(asked);
+  const { backups, leases, consolidations = [], rewrites = [], keep, graceSeconds } = orphans;
   const result: ReclaimedOrphans = {
     found: [...backups, ...leases, ...consolidations, ...rewrites].map(({ description }) => description),
     problems: [],
     dryRun,
   };
-  for (const host of hosts) {
-    view.step(`looking for leftovers on ${host}`);
-    const orphaned = [
-      ...backups.filter((backup) => backup.host === host).map(({ backupId }) => backupId),
-      ...rewrites.map(({ operationId }) => operationId), // any host may have worked on it
-    ];
+  for (const { host, ids, problem } of listed) {
+    const taken = backups.filter((backup) => backup.host === host).map(({ backupId }) => backupId);
+    if (problem !== null) {
+      result.problems.push(`host ${host}: ${problem}`);
+      continue;
+    }
     try {
-      const left = await hostUndo(host).reclaimLeftovers({ keep, orphaned, graceSeconds, dryRun });
-      result.found.push(...left.found.map((leftover) => `${host}: ${leftover}`));
-      for (const { plan, completed } of left.published) {
-        await control.commitBackup(plan, completed); // ended by force between manifest and commit: it exists
-        await hostUndo(host).forgetBackup(plan.backupId);
+      if (ids.some((id) => !keep.includes(id))) {
+        view.step(`undoing leftovers on ${host}`);
+        const orphaned = [...taken, ...rewrites.map(({ operationId }) => operationId)]; // any host may have worked on those
+        const what = { listed: ids, keep, orphaned, graceSeconds, dryRun };
+        const { found, published } = await hostUndo(host).reclaimLeftovers(what);
+        result.found.push(...found.map((leftover) => `${host}: ${leftover}`));
+        for (const { plan, completed } of published) {
+          await control.relistBackup(plan, completed); // ended by force between manifest and commit: it exists
+          await hostUndo(host).forgetBackup(plan.backupId);
+        }
       }
     } catch (error) {
       result.problems.push(`host ${host}: ${causeOf(error)}`);
@@ -55,8 +63,34 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
   if (!dryRun) for (const one of consolidations) await goOn(one, result);
   if (!dryRun) for (const { backupId, operationId } of rewrites) await control.rewriteEnded(backupId, operationId);
   if (!dryRun) for (const { operationId } of leases) await control.releaseAdmission(operationId);
+  if (asked.quick !== true) {
+    const how = { graceSeconds, dryRun };
+    await reclaimDeletes(how, result, view);
+    await reclaimCheckpoints(hosts, how, result, view);
+    if (asked.host === undefined) await reclaimFiles(how, result, view);
+  }
   view.ended('done', `${result.found.length} found, ${result.problems.length} problems`);
   return result;
+}
+
+/** What lies on each host; a host that does not answer is a problem, and nothing of it is touched. */
+async function listLeftovers(
+  hosts: string[],
+  view: OperationView,
+): Promise<{ host: string; ids: string[]; problem: string | null }[]> {
+  const listed: { host: string; ids: string[]; problem: string | null }[] = [];
+  for (const host of hosts) {
+    view.step(`looking for leftovers on ${host}`);
+    listed.push(
+      await hostProbes(host)
+        .listLeftovers()
+        .then(
+          (ids) => ({ host, ids, problem: null }),
+          (error: unknown) => ({ host, ids: [], problem: causeOf(error) }),
+        ),
+    );
+  }
+  return listed;
 }
 
 /** A VM that depends on a backup is never forgotten: its consolidation begins again where it was. */

@@ -14,13 +14,18 @@ export interface Orphans {
   consolidations?: { vmUuid: string; jobId: string; description: string }[];
   /** Rewritings of stored backups that are noted as going on though their run has ended. */
   rewrites?: { operationId: string; backupId: string; host: string; description: string }[];
-  hosts: string[];
   /** Operations that go on: nothing of theirs is touched. */
   keep: string[];
   graceSeconds: number;
 }
 
 export const createFindOrphans = ({ catalog, runs }: ControlDependencies) => ({
+  /** The host asked for, or all. */
+  async hostsToSearch(asked: string | null): Promise<string[]> {
+    const hosts = (await catalog.hosts.list()).map(({ name }) => name);
+    return asked === null ? hosts : hosts.filter((name) => name === asked);
+  },
+
   /** Compares what the catalog notes as going on with the runs that Temporal says go on. */
   async findOrphans(asked: ReclaimOrphansRequest): Promise<Orphans> {
     const keep: string[] = [];
@@ -63,13 +68,11 @@ export const createFindOrphans = ({ catalog, runs }: ControlDependencies) => ({
         rewrites.push({ operationId: id, backupId, host, description });
       }
     }
-    const hosts = (await catalog.hosts.list()).map(({ name }) => name);
     return {
       backups,
       leases,
       consolidations,
       rewrites,
-      hosts: asked.host === undefined ? hosts : hosts.filter((name) => name === asked.host),
       keep,
       graceSeconds: asked.graceSeconds ?? DEFAULT_GRACE_SECONDS,
     };

@@ -1,9 +1,14 @@
 import { HoldfastError } from '../../schemas/failures.ts';
-import type { BackupTarget } from '../../schemas/plan.ts';
+import type { BackupPlan, BackupTarget } from '../../schemas/plan.ts';
 import type { BackupRecord } from '../../catalog/contract.ts';
+import type { CompletedBackup } from '../../schemas/catalog.ts';
+import { createCommitBackup } from './commit-backup.ts';
 import type { ControlDependencies } from './dependencies.ts';
 
-export const createFinishChain = ({ catalog }: ControlDependencies) => {
+export const createFinishChain = (dependencies: ControlDependencies) => {
+  const { catalog } = dependencies;
+  const { commitBackup } = createCommitBackup(dependencies);
+
   /** Enough of a backup's target for its undo. */
   async function targetOf({ backup, strategy }: BackupRecord): Promise<BackupTarget> {
     const repository = await catalog.repositories.find(backup.repository);
@@ -54,8 +59,21 @@ export const createFinishChain = ({ catalog }: ControlDependencies) => {
     async backupRepaired(vmUuid: string, backupId: string): Promise<void> {
       await catalog.backups.setState(backupId, 'Failed', ['Error']);
       await catalog.checkpoints.remove(vmUuid, backupId);
+      // One with an instant is a delete that stopped: nothing of it is on the VM.
       const left = await catalog.backups.list({ vm: vmUuid, states: ['Error'] });
-      if (left.length === 0) await catalog.vms.setState(vmUuid, 'Idle');
+      if (left.every(({ instant }) => instant !== null)) await catalog.vms.setState(vmUuid, 'Idle');
+    },
+
+    /** The backup that seemed to have failed was published: it can be restored, so it is listed. Repeatable. */
+    async relistBackup(plan: BackupPlan, completed: CompletedBackup): Promise<void> {
+      const { backupId, target } = plan;
+      await catalog.backups.setState(backupId, 'BackingUp', ['Error', 'Failed']);
+      await commitBackup(plan, completed);
+      const current = await catalog.backups.current(target.vm.uuid, target.repository.name);
+      const own = (await catalog.checkpoints.list(target.vm.uuid)).find((one) => one.backupId === backupId);
+      if (own !== undefined && current?.backup.id !== backupId) {
+        await catalog.checkpoints.put({ ...own, state: 'retired' }); // nothing will be built on it
+      }
     },
 
     /** Ends chains by request. Gives the checkpoints that nothing builds on now. */

@@ -8,6 +8,7 @@ import { createFindOrphans } from './find-orphans.ts';
 import { createFindVm } from './find-vm.ts';
 import { createFinishChain } from './finish-chain.ts';
 import { createMissedRuns } from './missed-runs.ts';
+import { createJudgeOrphans } from './judge-orphans.ts';
 import { createPlanBackup } from './plan-backup.ts';
 import { createResolveTarget } from './resolve-target.ts';
 import { createDiskRestore } from './restore-disk.ts';
@@ -30,6 +31,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createDiskRestore(dependencies),
   ...createConsolidate(dependencies),
   ...createFindOrphans(dependencies),
+  ...createJudgeOrphans(dependencies),
   ...createDeleteBackup(dependencies),
   ...createRetention(dependencies),
   ...createFinishChain(dependencies),

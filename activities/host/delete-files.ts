@@ -1,7 +1,8 @@
 import { openRepository } from '../../repository/identity.ts';
-import { validationKey } from '../../repository/layout.ts';
-import { deleteManifest, listManifests } from '../../repository/manifest.ts';
-import type { BlobStore } from '../../repository/blob-store.ts';
+import { rewriterOf, sumsKey, validationKey } from '../../repository/layout.ts';
+import { deleteManifest, filesNamedBy, listStoredManifests, readStoredManifest } from '../../repository/manifest.ts';
+import { RepositoryError } from '../../repository/repository-error.ts';
+import { BlobStoreError, type BlobStore } from '../../repository/blob-store.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupTarget } from '../../schemas/plan.ts';
 import { withHeartbeat } from '../cancellation.ts';
@@ -28,8 +29,9 @@ export const createDeleteFiles = ({ openStore }: HostDependencies) => ({
       const store = openStore(repository.location);
       await openRepository(store, repository.id);
       await requireUnneeded(store, vmUuid, backup);
+      const beside = await beingSwapped(store, vmUuid, backup);
       await deleteManifest(store, vmUuid, backup.id);
-      for (const file of [...backup.files, validationKey(vmUuid, backup.id)]) await store.deleteBlob(file);
+      for (const file of [...backup.files, ...beside, validationKey(vmUuid, backup.id)]) await store.deleteBlob(file);
     });
   },
 });
@@ -41,16 +43,33 @@ async function requireUnneeded(
   backup: { id: string; files: string[] },
 ): Promise<void> {
   const going = new Set(backup.files);
-  for await (const { backupId, manifest, error } of listManifests(store, vmUuid)) {
+  for await (const { backupId, manifest, error } of listStoredManifests(store, vmUuid)) {
     if (backupId === backup.id) continue;
     if (error?.code === 'unsupported-version') throw error;
-    const needs = manifest?.disks
-      .flatMap(({ file, backingFile }) => [file, backingFile])
-      .find((file) => file !== null && going.has(file));
-    if (needs == null) continue; // one that cannot be read cannot be restored either
+    // One that cannot be read cannot be restored either.
+    const needs = manifest === undefined ? undefined : filesNamedBy(manifest).find((file) => going.has(file));
+    if (needs === undefined) continue;
     throw new HoldfastError(
       'BackupNotDeletable',
       `backup ${backup.id}: its file ${needs} is needed by backup ${backupId}, whose manifest is in the repository and which the catalog does not know as built on it`,
     );
   }
+}
+
+/** What a rewriting that was cut off left beside the backup's files. */
+async function beingSwapped(
+  store: BlobStore,
+  vmUuid: string,
+  backup: { id: string; files: string[] },
+): Promise<string[]> {
+  const stored = await readStoredManifest(store, vmUuid, backup.id).catch((error: unknown) => {
+    const isGone = error instanceof BlobStoreError && error.code === 'not-found';
+    if (isGone || error instanceof RepositoryError) return undefined;
+    throw error;
+  });
+  return (stored?.disks ?? []).flatMap(({ file, replacement }) => {
+    const temporary = replacement?.temporary ?? '';
+    const isBeside = backup.files.includes(file) && temporary.startsWith(`${file}.`) && rewriterOf(temporary);
+    return isBeside ? [temporary, sumsKey(temporary)] : []; // a manifest may say what it likes
+  });
 }

@@ -23,6 +23,9 @@ export class HostState {
   get scratchRoot(): string {
     return this.#scratchRoot;
   }
+  get socketRoot(): string {
+    return this.#socketRoot;
+  }
 
   scratchFolder = (backupId: string): string => join(this.#scratchRoot, uuid.parse(backupId));
   scratchFile = (backupId: string, target: string): string => join(this.scratchFolder(backupId), `${target}.scratch`);

@@ -9,6 +9,7 @@ import { createEndBackup } from './end-backup.ts';
 import { createHashBackup } from './hash-backup.ts';
 import { createInspection } from './inspect-vm.ts';
 import { createKeepValidation } from './keep-validation.ts';
+import { createOwnCheckpoints } from './own-checkpoints.ts';
 import { createPrepareDisk } from './prepare-disk.ts';
 import { createMergeDeltas } from './merge-deltas.ts';
 import { createPrepareRestore } from './prepare-restore.ts';
@@ -19,6 +20,7 @@ import { createReclaimLeftovers } from './reclaim-leftovers.ts';
 import { createRestoreDisk } from './restore-disk.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { createRewriteBackup } from './rewrite-backup.ts';
+import { createStrayFiles } from './stray-files.ts';
 import { createSwapDisks } from './swap-disks.ts';
 import { createSwapRewritten } from './swap-rewritten.ts';
 
@@ -37,6 +39,8 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createQuickRestore(dependencies),
   ...createConsolidate(dependencies),
   ...createReclaimLeftovers(dependencies),
+  ...createOwnCheckpoints(dependencies),
+  ...createStrayFiles(dependencies),
   ...createDeleteFiles(dependencies),
   ...createKeepValidation(dependencies),
   ...createValidationSteps(dependencies),

@@ -11,17 +11,19 @@ import { parseWhole } from './offering.ts';
 export function addReclaimCommand(program: Command): void {
   program
     .command('reclaim')
-    .description('undo what runs left that were ended by force; done every quarter of an hour by itself')
+    .description('undo what runs left that were ended by force, and remove files that nothing names; happens by itself')
     .option('--host <name>', 'only on this host', parseName)
     .option('--grace <seconds>', 'leave alone what is younger and of no known run (default 3600)', parseWhole)
+    .option('--quick', 'only what hosts and catalog note; no look through repositories and checkpoints')
     .option('--dry-run', 'list what would be undone')
     .addHelpText('after', '\nExample:\n  $ holdfast reclaim --dry-run')
     .action(
-      action(async (context, flags: { host?: string; grace?: number; dryRun?: boolean }) => {
+      action(async (context, flags: { host?: string; grace?: number; quick?: boolean; dryRun?: boolean }) => {
         const client = await context.client();
         const request = reclaimOrphansRequest.parse({
           host: flags.host,
           graceSeconds: flags.grace,
+          quick: flags.quick,
           dryRun: flags.dryRun,
         });
         const workflowId = runId('reclaimOrphans', flags.host ?? 'all');

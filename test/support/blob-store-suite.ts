@@ -264,6 +264,27 @@ export function blobStoreSuite(open: () => Promise<{ store: BlobStore; reopen: (
       await expect(collect(store, 'vm-1')).rejects.toSatisfy(hasStoreCode('invalid-key'));
     });
 
+    it('lists uploads that are not finished apart from blobs, until they are finished or deleted', async () => {
+      const uploads = async (prefix: string) => {
+        const found: string[] = [];
+        for await (const { key, modifiedMs } of store.listUploads(prefix)) {
+          expect(Math.abs(Date.now() - modifiedMs)).toBeLessThan(600_000);
+          found.push(key);
+        }
+        return found;
+      };
+      await store.putBlob('vm/disk-0/whole', Buffer.from('x'));
+      await store.createUpload('vm/disk-0/abandoned', { expectedBytes: 10 });
+      const going = await store.createUpload('vm/disk-1/going', { expectedBytes: 0 });
+      expect(await uploads('')).toEqual(['vm/disk-0/abandoned', 'vm/disk-1/going']);
+      expect(await uploads('vm/disk-1/')).toEqual(['vm/disk-1/going']);
+      expect(await collect(store, 'vm/')).toEqual(['vm/disk-0/whole']);
+      await going.finish(0);
+      await store.deleteBlob('vm/disk-0/abandoned');
+      expect(await uploads('')).toEqual([]);
+      expect(await collect(store, 'vm/')).toEqual(['vm/disk-0/whole', 'vm/disk-1/going']);
+    });
+
     it('deletes, and again without complaint', async () => {
       await store.putBlob('vm/a', Buffer.from('x'));
       await store.deleteBlob('vm/a');
