@@ -7,7 +7,7 @@ import type { ControlDependencies } from './dependencies.ts';
 
 export const createFinishChain = (dependencies: ControlDependencies) => {
   const { catalog } = dependencies;
-  const { commitBackup } = createCommitBackup(dependencies);
+  const commits = createCommitBackup(dependencies);
 
   /** Enough of a backup's target for its undo. */
   async function targetOf({ backup, strategy }: BackupRecord): Promise<BackupTarget> {
@@ -68,7 +68,7 @@ export const createFinishChain = (dependencies: ControlDependencies) => {
     async relistBackup(plan: BackupPlan, completed: CompletedBackup): Promise<void> {
       const { backupId, target } = plan;
       await catalog.backups.setState(backupId, 'BackingUp', ['Error', 'Failed']);
-      await commitBackup(plan, completed);
+      await commits.commitBackup(plan, completed);
       const current = await catalog.backups.current(target.vm.uuid, target.repository.name);
       const own = (await catalog.checkpoints.list(target.vm.uuid)).find((one) => one.backupId === backupId);
       if (own !== undefined && current?.backup.id !== backupId) {
