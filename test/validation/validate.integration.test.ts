@@ -256,6 +256,34 @@ describe('a validation', () => {
     expect(await bed.holdfast.json('vm', 'show', mute.name)).toMatchObject({ lastBoot: null });
   });
 
+  it('boots a VM with copies of its UEFI variables and of the state of its TPM', async () => {
+    const firmware = await bed.guest({
+      name: 'val-uefi',
+      machine: 'q35',
+      disks: [{ target: 'vda', sizeBytes: 4 * MiB, format: 'qcow2', fs: 'none' }],
+      extraXml: `<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>
+        <interface type='user'><model type='virtio'/></interface>`,
+    });
+    await redefine(firmware, (xml) =>
+      xml.replace(
+        '<kernel>',
+        `<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>
+         <nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'/><kernel>`,
+      ),
+    );
+    await bed.host.libvirt.create(firmware.dom);
+    const backup = await bed.take(firmware.name);
+    const state = join(bed.host.dir, 'lib'); // what the daemon calls /var/lib/libvirt
+    const kept = async () => [await readdir(join(state, 'swtpm')), await readdir(join(state, 'qemu', 'nvram'))];
+    const before = await kept();
+    const validated = await validate(backup, '--steps', 'boot');
+    expect(validated.validationResult.steps).toMatchObject([{ step: 'boot', result: 'passed' }]);
+    expect(await kept()).toEqual(before);
+    expect((await bed.host.libvirt.state(firmware.dom)).state).toBe('running');
+    await bed.host.libvirt.destroy(firmware.dom);
+    await expectNothingLeft();
+  });
+
   it('after a backup, as its offering says: what does not boot is not valid, has its picture, and ends the chain', async () => {
     const broken = await bed.guest({
       name: 'val-broken',
