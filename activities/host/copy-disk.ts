@@ -13,6 +13,7 @@ import { createStoppedCapture } from './capture-stopped.ts';
 import type { Draft } from './capture-store.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
+import { SpaceClaims } from './space-claims.ts';
 
 /** What a file needs beyond its data: tables, sums, and room for the manifest. */
 const SPACE_MARGIN_BYTES = 16 * 1024 * 1024;
@@ -23,6 +24,7 @@ export const copyFence = (backupId: string, target: string): string => `copy ${b
 export const createCopyDisk = (dependencies: HostDependencies) => {
   const stopped = createStoppedCapture(dependencies);
   const snapshots = createSnapshotCapture(dependencies);
+  const claims = new SpaceClaims();
   const { host, libvirt, copier, openStore, captures, fence, state } = dependencies;
 
   return {
@@ -54,7 +56,10 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
             journalPath: captures.journalPath(plan.backupId, disk.target),
             signal,
             onPlanned: ({ expectedStoredBytes }) => requireSpace(store, plan, disk, expectedStoredBytes),
-            onProgress: (progress) => void Object.assign(heartbeat, progress),
+            onProgress: (progress) => {
+              Object.assign(heartbeat, progress);
+              claims.stored(plan.backupId, disk.target, progress.storedBytes);
+            },
           });
           const done: CopiedDisk = {
             target: disk.target,
@@ -74,6 +79,7 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
           throw await explained(error, plan, disk);
         } finally {
           clearInterval(pulse);
+          claims.release(plan.backupId, disk.target);
         }
       });
     },
@@ -110,12 +116,16 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
     disk: DiskExport,
     neededBytes: number,
   ): Promise<void> {
+    const { vm, repository } = plan.target;
+    const claimed = claims.claim(plan.backupId, disk.target, neededBytes);
     const freeBytes = await store.freeSpaceBytes();
-    if (freeBytes === undefined || freeBytes >= neededBytes + SPACE_MARGIN_BYTES) return;
+    if (freeBytes === undefined || freeBytes >= claimed.neededBytes + SPACE_MARGIN_BYTES) return;
+    const others = claimed.disks.filter((target) => target !== disk.target);
     throw new HoldfastError(
       'RepositoryFull',
-      `disk ${disk.target} of ${plan.target.vm.name} needs up to ${neededBytes} bytes in repository ` +
-        `${plan.target.repository.name}, ${freeBytes} are free; nothing was copied`,
+      `${others.length === 0 ? `disk ${disk.target} of ${vm.name} needs` : `disks ${claimed.disks.join(', ')} of ${vm.name} together need`} ` +
+        `up to ${claimed.neededBytes} bytes in repository ${repository.name}, ${freeBytes} are free; ` +
+        (others.length === 0 ? 'nothing was copied' : 'what was copied is removed'),
     );
   }
 
