@@ -1,6 +1,7 @@
 import type { Client } from '@temporalio/client';
 import { z } from 'zod';
 import type { Catalog } from '../catalog/contract.ts';
+import { withRestoring } from '../operations/backup-states.ts';
 import { findBackup } from '../operations/find-backup.ts';
 import { cancelJob, describeJob, listJobs } from '../operations/jobs.ts';
 import { startRestoreDisk, startRestoreVm, startTakeBackup, startValidateBackup } from '../operations/start.ts';
@@ -70,9 +71,9 @@ export const routes: readonly Route[] = [
     status: 200,
     query: backupQuery,
     answer: z.array(backup),
-    handle: ({ catalog }, { query }) => {
+    handle: async ({ catalog }, { query }) => {
       const { vm } = backupQuery.parse(query);
-      return catalog.backups.list(vm === undefined ? {} : { vm });
+      return await withRestoring(catalog, await catalog.backups.list(vm === undefined ? {} : { vm }));
     },
   },
   {
@@ -81,7 +82,10 @@ export const routes: readonly Route[] = [
     summary: 'One backup, by its id or a unique beginning',
     status: 200,
     answer: backup,
-    handle: async ({ catalog }, { parameters }) => (await findBackup(catalog, backupId.parse(parameters).id)).backup,
+    handle: async ({ catalog }, { parameters }) => {
+      const found = await findBackup(catalog, backupId.parse(parameters).id);
+      return (await withRestoring(catalog, [found.backup]))[0];
+    },
   },
   {
     method: 'POST',

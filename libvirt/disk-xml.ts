@@ -70,7 +70,7 @@ export function movedDiskXml(
   if (!keep.address) for (const name of ['address', 'boot']) children(disk, name).forEach(removeElement);
   disk.setAttribute('type', 'file');
   disk.setAttribute('device', 'disk');
-  disk.removeAttribute('snapshot');
+  for (const name of ['snapshot', 'rawio', 'sgio']) disk.removeAttribute(name);
   const place = child(disk, 'target');
   place?.setAttribute('dev', changes.target);
   const source = disk.ownerDocument?.createElement('source');

@@ -18,6 +18,8 @@ export const restorePlan = z.object({
   host: z.string(),
   /** Not the host the backup was taken on: it may not see the repository. */
   isOtherHost: z.boolean().optional(),
+  /** What a person should know, as far as the catalog can tell. */
+  warnings: z.array(z.string()).optional(),
   /** The VM was on this host, which is lost for good; null as far as known. */
   lostHost: z.string().nullable().optional(),
   repository: repositoryRecord,
@@ -27,6 +29,10 @@ export const restorePlan = z.object({
   quick: z.object({ rateBytesPerSecond: z.int().positive().nullable() }).optional(),
 });
 export type RestorePlan = z.infer<typeof restorePlan>;
+
+/** The restored VM is the one that was backed up, whatever it is called: it must not be there twice. */
+export const takesIdentity = ({ as, keepUuid }: Pick<RestorePlan, 'as' | 'keepUuid'>): boolean =>
+  as === null || keepUuid === true;
 
 /** One disk to be written: beside first, then swapped into `path`. */
 export const diskToRestore = z.object({
@@ -81,6 +87,8 @@ export const restorePreview = z.object({
   ),
   untouched: z.array(z.object({ target: z.string(), path: z.string().nullable() })),
   warnings: z.array(z.string()),
+  /** Why it would be refused if it were done now. */
+  refused: z.array(z.string()),
 });
 export type RestorePreview = z.infer<typeof restorePreview>;
 

@@ -32,16 +32,20 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
     problems: [],
     dryRun,
   };
+  const silent: string[] = [];
   for (const { host, ids, problem } of listed) {
     const taken = backups.filter((backup) => backup.host === host).map(({ backupId }) => backupId);
+    const restores = leases.filter(({ restore }) => restore?.host === host).map(({ operationId }) => operationId);
     if (problem !== null) {
+      silent.push(host);
       result.problems.push(`host ${host}: ${problem}`);
       continue;
     }
     try {
       if (ids.some((id) => !keep.includes(id))) {
         view.step(`undoing leftovers on ${host}`);
-        const orphaned = [...taken, ...rewrites.map(({ operationId }) => operationId)]; // any host may have worked on those
+        // Any host may have worked on rewrites.
+        const orphaned = [...taken, ...restores, ...rewrites.map(({ operationId }) => operationId)];
         const what = { listed: ids, keep, orphaned, graceSeconds, dryRun };
         const { found, published } = await hostUndo(host).reclaimLeftovers(what);
         result.found.push(...found.map((leftover) => `${host}: ${leftover}`));
@@ -52,6 +56,7 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
       }
     } catch (error) {
       result.problems.push(`host ${host}: ${causeOf(error)}`);
+      silent.push(host);
       continue;
     }
     if (dryRun) continue;
@@ -62,7 +67,14 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
   if (patched('ended-validations')) result.found.push(...(await control.endedValidations(!dryRun)));
   if (!dryRun) for (const one of consolidations) await goOn(one, result);
   if (!dryRun) for (const { backupId, operationId } of rewrites) await control.rewriteEnded(backupId, operationId);
-  if (!dryRun) for (const { operationId } of leases) await control.releaseAdmission(operationId);
+  for (const { operationId, restore } of dryRun ? [] : leases) {
+    if (restore !== undefined) {
+      // Its VM's disks may be swapped in part: nobody else should have it before that is undone.
+      if (silent.includes(restore.host) || (asked.host ?? restore.host) !== restore.host) continue;
+      if (restore.vmUuid !== null) await control.restoreReclaimed(restore.vmUuid);
+    }
+    await control.releaseAdmission(operationId);
+  }
   if (asked.quick !== true) {
     const how = { graceSeconds, dryRun };
     await reclaimDeletes(how, result, view);

@@ -1,8 +1,9 @@
-import { CancellationScope, isCancellation, uuid4 } from '@temporalio/workflow';
+import { CancellationScope, isCancellation, patched, uuid4 } from '@temporalio/workflow';
 import type { RestoredVm } from '../schemas/backup.ts';
+import type { VmRecord } from '../schemas/catalog.ts';
 import { restoreVmRequest, type RestoreVmRequest } from '../schemas/requests.ts';
 import type { Delta } from '../schemas/delta.ts';
-import type { PreparedRestore, RestorePlan } from '../schemas/restore-plan.ts';
+import type { PreparedRestore, RestorePlan, RestorePreview } from '../schemas/restore-plan.ts';
 import { controlActivities, hostActivities, hostTransfers, hostUndo } from './activity-proxies.ts';
 import { admitted } from './admitted.ts';
 import { allOrStop } from './all-or-stop.ts';
@@ -17,7 +18,7 @@ import { thisRun } from './this-run.ts';
 import { withTimeLimit } from './time-limit.ts';
 
 /** Brings a VM back from a backup: writes its disks beside, checks every byte, then swaps them in. */
-export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> {
+export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm | RestorePreview> {
   const asked = parseRequest(restoreVmRequest, 'restoreVm', request);
   const control = controlActivities();
   const restoreId = uuid4();
@@ -28,10 +29,7 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> 
   try {
     view.step('looking for the backup');
     const backup = await control.findBackup(asked.backupId);
-    const present = await locateVm(backup.vm.uuid, view, 600).catch((error: unknown) => {
-      if (failureTypeOf(error) === 'VmNotFound') return null; // gone: it is defined anew where it was
-      throw error;
-    });
+    const present = await whereItIs(backup.vm.uuid, asked, view);
     const found = await control.resolveRestore(restoreId, asked, present, thisRun());
     plan = found.plan;
     const { host, vm, repository } = plan;
@@ -41,6 +39,13 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> 
       repository: repository.name,
       backupId: plan.backupId,
     });
+
+    if (asked.dryRun === true) {
+      view.step('looking what a restore would do');
+      const preview = await hostActivities(host).previewRestore(plan);
+      view.ended('done', 'a dry run: nothing was changed');
+      return preview;
+    }
 
     view.step('asking for admission');
     await admitted(found.admission, view);
@@ -67,6 +72,18 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm> 
   }
 }
 
+/** The VM where it is now; null when it is gone: then it is defined anew where it was. */
+async function whereItIs(vmUuid: string, asked: RestoreVmRequest, view: OperationView): Promise<VmRecord | null> {
+  // Who asks for a new VM needs no word from the original's host, which may be why it is restored.
+  const needsNoWord = asked.formerHostLost === true || (asked.as !== undefined && asked.keepUuid !== true);
+  const isPatient = !needsNoWord || !patched('restore-without-former-host');
+  return await locateVm(vmUuid, view, isPatient ? 600 : 0).catch((error: unknown) => {
+    const type = failureTypeOf(error);
+    if (type === 'VmNotFound' || (!isPatient && type === 'HostUnreachable')) return null;
+    throw error;
+  });
+}
+
 async function restoreDisks(
   plan: RestorePlan,
   heartbeatSeconds: number,
@@ -79,6 +96,7 @@ async function restoreDisks(
   view.step('checking the backup and the place to restore to');
   compensations.add('undo restore', () => hostUndo(plan.host).undoRestore(plan));
   const prepared: PreparedRestore = await host.prepareRestore(plan);
+  for (const warning of prepared.warnings ?? []) view.note(warning);
   view.step(`restoring ${prepared.disks.map(({ target }) => target).join(', ')} beside`);
   await allOrStop(
     prepared.disks.map((disk) => () => transfer.restoreDisk.executeWithOptions({ summary: disk.target }, [plan, disk])),

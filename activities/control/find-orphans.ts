@@ -9,7 +9,12 @@ export interface Orphans {
   /** Backups that are noted as being taken though their run has ended. */
   backups: { backupId: string; host: string; vmUuid: string; description: string }[];
   /** Admissions of runs that have ended. */
-  leases: { operationId: string; description: string }[];
+  leases: {
+    operationId: string;
+    description: string;
+    /** Of a restore: where it may have left something, and the VM it was changing. */
+    restore?: { host: string; vmUuid: string | null };
+  }[];
   /** VMs that depend on a backup since a quick restore, and nobody makes them independent. Runs of former versions know none. */
   consolidations?: { vmUuid: string; jobId: string; description: string }[];
   /** Rewritings of stored backups that are noted as going on though their run has ended. */
@@ -44,7 +49,12 @@ export const createFindOrphans = ({ catalog, runs }: ControlDependencies) => ({
     for (const lease of await catalog.admissions.list()) {
       if (keep.includes(lease.operationId)) continue;
       if (await runs.isRunning(lease.workflowId, lease.runId)) keep.push(lease.operationId);
-      else leases.push({ operationId: lease.operationId, description: `admission of ended run ${lease.workflowId}` });
+      else {
+        const { operationId, host, vmUuid, restoresBackupId } = lease;
+        const description = `admission of ended run ${lease.workflowId}`;
+        const restore = restoresBackupId == null || host === null ? {} : { restore: { host, vmUuid } };
+        leases.push({ operationId, description, ...restore });
+      }
     }
     const backups: Orphans['backups'] = [];
     for (const { backup, workflowId, runId } of await catalog.backups.unfinished()) {

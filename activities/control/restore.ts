@@ -3,7 +3,7 @@ import type { AdmissionRequest, VmRecord } from '../../schemas/catalog.ts';
 import type { Delta } from '../../schemas/delta.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { RestoreVmRequest } from '../../schemas/requests.ts';
-import type { RestorePlan } from '../../schemas/restore-plan.ts';
+import { takesIdentity, type RestorePlan } from '../../schemas/restore-plan.ts';
 import { requireQuickRestoreAllowed } from './consolidate.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { repositoryOf, restorable, restoreAdmission } from './restorable.ts';
@@ -43,38 +43,27 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
       const { backup } = record;
       if (asked.quick === true) await requireQuickRestoreAllowed({ catalog }, record);
       const repository = await repositoryOf(catalog, backup);
-      if (asked.dryRun ?? asked.keepUuid ?? asked.keepMacs ?? asked.linksDown ?? asked.disks ?? asked.formerHostLost) {
-        throw new HoldfastError(
-          'InvalidRequest',
-          'restoreVm: dryRun, keepUuid, keepMacs, linksDown, disks, formerHostLost: not yet',
-        );
-      }
-      const inPlace = asked.as === undefined;
+      requireSense(asked);
       const host = asked.host ?? present?.host ?? backup.host;
       if ((await catalog.hosts.find(host)) === undefined) {
         throw new HoldfastError('HostNotFound', `host: ${host} is not known; see: holdfast host ls`);
       }
-      if (inPlace && present !== null) {
-        if (present.host !== host) {
-          throw new HoldfastError(
-            'DiskMismatch',
-            `VM ${present.name} is on host ${present.host}, not on ${host}; use --as`,
-          );
-        }
-        if (present.power !== 'shutoff') {
-          throw new HoldfastError(
-            'VmNotStopped',
-            `VM ${present.name} is ${present.power}; stop it before it is restored in place`,
-          );
-        }
-      }
+      const identity = takesIdentity({ as: asked.as ?? null, keepUuid: asked.keepUuid });
+      if (present !== null && identity) requireOnce(present, host, asked);
       return {
         plan: {
           restoreId,
           backupId: backup.id,
           vm: backup.vm,
           as: asked.as ?? null,
+          keepUuid: asked.keepUuid ?? false,
+          keepMacs: asked.keepMacs ?? false,
+          linksDown: asked.linksDown ?? false,
+          disks: asked.disks ?? null,
           host,
+          isOtherHost: host !== backup.host,
+          warnings: warningsOf(asked, present, host),
+          lostHost: asked.formerHostLost === true ? ((await catalog.vms.find(backup.vm.uuid))?.host ?? null) : null,
           repository,
           timeLimitSeconds: asked.timeLimitSeconds ?? RESTORE_TIME_LIMIT_SECONDS,
           start: asked.start ?? false,
@@ -84,7 +73,7 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
           ...restoreAdmission(restoreId, 'restoreVm', run, {
             backup,
             host,
-            vmUuid: inPlace ? backup.vm.uuid : null,
+            vmUuid: identity ? backup.vm.uuid : null,
           }),
           ...(asked.quick === true ? { host: null, repository: null } : {}), // it copies nothing: no slot to wait for
         },
@@ -97,14 +86,17 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
      * the overlays of strategy `snapshot` on the VM's disks: a disk is swapped in on its own image.
      */
     async beginRestore(plan: RestorePlan): Promise<Delta[]> {
-      if (plan.as !== null) return [];
+      if (!takesIdentity(plan)) return [];
       await catalog.vms.setState(plan.vm.uuid, 'Restoring', (await catalog.vms.find(plan.vm.uuid))?.error ?? null);
       return await catalog.deltas.list(plan.vm.uuid);
     },
 
     /** The disks are new, so no increment can build on what was there: the VM's chains are over. */
     async commitRestore(plan: RestorePlan, restored: RestoredVm): Promise<void> {
-      if (plan.as === null) {
+      if (takesIdentity(plan)) {
+        if (plan.lostHost != null && plan.lostHost !== plan.host) {
+          await catalog.vms.recordAnswer(plan.lostHost, plan.vm.uuid, [], new Date().toISOString());
+        }
         for (const repository of await catalog.repositories.list()) {
           const chain = await catalog.backups.lastChain(plan.vm.uuid, repository.name);
           if (chain?.open === true) await catalog.backups.endChain(chain.id, 'disk-replaced');
@@ -123,6 +115,11 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
       });
     },
 
+    /** What a restore left that was ended by force is undone: its VM is as it was. */
+    async restoreReclaimed(vmUuid: string): Promise<void> {
+      if ((await catalog.vms.find(vmUuid))?.state === 'Restoring') await backToFormerState(vmUuid);
+    },
+
     /** @param begun false when the restore had not yet got the VM: then its state is somebody else's */
     async recordRestoreFailure(
       plan: RestorePlan,
@@ -131,7 +128,7 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
       leftOver: { step: string; cause: string }[],
       begun = true,
     ): Promise<void> {
-      if (plan.as === null && begun) {
+      if (takesIdentity(plan) && begun) {
         if (leftOver.length > 0)
           await catalog.vms.setState(plan.vm.uuid, 'RestoreError', leftBy(plan.restoreId, leftOver));
         else await backToFormerState(plan.vm.uuid);
@@ -146,3 +143,54 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
     },
   };
 };
+
+/** @throws HoldfastError InvalidRequest */
+function requireSense(asked: RestoreVmRequest): void {
+  const { as, keepUuid, keepMacs, linksDown, disks, formerHostLost, host, quick } = asked;
+  const onlyNew = Object.entries({ keepUuid, keepMacs, linksDown }).filter(([, wanted]) => wanted === true);
+  const [pointless] = onlyNew;
+  if (as === undefined && pointless !== undefined) {
+    throw new HoldfastError('InvalidRequest', `${pointless[0]}: goes with a new name (--as)`);
+  }
+  if (as !== undefined && disks !== undefined) {
+    throw new HoldfastError(
+      'InvalidRequest',
+      'disks: single disks go back to the VM itself, or to another with --to-vm',
+    );
+  }
+  if (quick === true && disks !== undefined) {
+    throw new HoldfastError('InvalidRequest', 'quick: goes with the whole VM, not with single disks');
+  }
+  if (formerHostLost === true && host === undefined) {
+    throw new HoldfastError('InvalidRequest', 'formerHostLost: name the host to restore to (--host)');
+  }
+}
+
+/** A VM must not be on two hosts, nor run while its disks are replaced. */
+function requireOnce(present: VmRecord, host: string, { as, dryRun }: RestoreVmRequest): void {
+  if (as !== undefined) {
+    throw new HoldfastError(
+      'VmUuidTaken',
+      `VM ${present.name} on host ${present.host} has the UUID ${present.uuid}; leave --keep-uuid away, or undefine it first`,
+    );
+  }
+  if (present.host !== host) {
+    throw new HoldfastError(
+      'VmOnOtherHost',
+      `VM ${present.name} is on host ${present.host} (${present.power}), not on ${host}: undefine it there first, or ` +
+        'restore it under a new name with --as',
+    );
+  }
+  if (present.power !== 'shutoff' && dryRun !== true) {
+    throw new HoldfastError(
+      'VmNotStopped',
+      `VM ${present.name} is ${present.power}; stop it before it is restored in place`,
+    );
+  }
+}
+
+/** What the catalog knows of hosts other than the one that is restored to, which looks for itself. */
+const warningsOf = ({ keepMacs }: RestoreVmRequest, present: VmRecord | null, host: string): string[] =>
+  keepMacs === true && present !== null && present.host !== host && present.power !== 'shutoff'
+    ? [`VM ${present.name} is ${present.power} on host ${present.host} with the same MAC addresses`]
+    : [];

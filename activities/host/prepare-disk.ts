@@ -1,24 +1,21 @@
-import { mkdir, readdir } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { mkdir } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
 import { driverOf, freePciSlots } from '../../libvirt/disk-xml.ts';
-import { parseDomainXml, type DomainDefinition } from '../../libvirt/domain-xml.ts';
+import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { DiskRestorePlan, DiskToRestore, PreparedDisk } from '../../schemas/restore-plan.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { attachedFileName, busFor, freeTarget, identityFor, type AttachableVm } from './attach-targets.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
-import { isNotFound } from './json-notes.ts';
 import { powerOf } from './power.ts';
 import { fileId } from './publish-file.ts';
+import { folderOf, unusedPath } from './new-disk-place.ts';
 import { diskOfFile, filesOfDisk, requireFiles } from './restore-chain.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { openRestoreSource } from './restore-source.ts';
 import { requireSpace } from './restore-space.ts';
-import { DEFAULT_FOLDER, formatOf } from './restore-targets.ts';
-
-/** No disk belongs there. */
-const NOT_FOR_DISKS = /^\/(dev|proc|sys)\//;
+import { formatOf, NOT_FOR_DISKS } from './restore-targets.ts';
 
 export const createPrepareDisk = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
   const { host, libvirt, restores } = dependencies;
@@ -106,28 +103,6 @@ export const createPrepareDisk = (dependencies: HostDependencies & { restores: R
     },
   };
 };
-
-/** Beside the VM's disks. */
-function folderOf(definitions: readonly DomainDefinition[]): string {
-  const files = definitions
-    .flatMap(({ disks }) => disks)
-    .filter(({ device, sourceType, sourcePath }) => device === 'disk' && sourceType === 'file' && sourcePath !== null);
-  const path = files[0]?.sourcePath ?? null;
-  return path === null || NOT_FOR_DISKS.test(path) ? DEFAULT_FOLDER : dirname(path);
-}
-
-/** The name, or one with a number: also another restore's file that is being written has it. */
-async function unusedPath(folder: string, name: string): Promise<string> {
-  const there = await readdir(folder).catch((error: unknown) => {
-    if (isNotFound(error)) return [];
-    throw error;
-  });
-  const dot = name.lastIndexOf('.');
-  for (let number = 1; ; number += 1) {
-    const candidate = number === 1 ? name : `${name.slice(0, dot)}-${number}${name.slice(dot)}`;
-    if (!there.some((file) => file === candidate || file.startsWith(`${candidate}.`))) return join(folder, candidate);
-  }
-}
 
 async function requireUnused(path: string): Promise<void> {
   if (NOT_FOR_DISKS.test(path) || basename(path) === '') {

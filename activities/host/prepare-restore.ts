@@ -1,68 +1,245 @@
 import { randomUUID } from 'node:crypto';
-import { lstat, mkdir, statfs } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { parseDomainXml } from '../../libvirt/domain-xml.ts';
+import { parseDomainXml, type DomainDefinition } from '../../libvirt/domain-xml.ts';
+import { LibvirtError } from '../../libvirt/errors.ts';
 import type { Domain } from '../../libvirt/libvirt.ts';
-import { openRepository } from '../../repository/identity.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
-import type { DiskToRestore, PreparedRestore, RestorePlan } from '../../schemas/restore-plan.ts';
+import type { Manifest, ManifestDisk } from '../../schemas/manifest.ts';
+import {
+  takesIdentity,
+  type DiskToRestore,
+  type PreparedRestore,
+  type RestorePlan,
+  type RestorePreview,
+} from '../../schemas/restore-plan.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
-import { isNotFound } from './json-notes.ts';
+import { attachedFileName, freeTarget } from './attach-targets.ts';
 import type { HostDependencies } from './dependencies.ts';
+import { folderOf, unusedPath } from './new-disk-place.ts';
 import { powerOf } from './power.ts';
-import { diskOfFile, filesOfDisk, readManifestChain, requireFiles, type ManifestChain } from './restore-chain.ts';
-import { targetsInPlace, targetsOfNewVm, targetsWhereTheyWere, type RestoreTarget } from './restore-targets.ts';
+import { fileId } from './publish-file.ts';
+import { diskOfFile, filesOfDisk, requireFiles, type ManifestChain } from './restore-chain.ts';
 import type { RestoreNotes } from './restore-notes.ts';
+import { openRestoreSource } from './restore-source.ts';
+import { neededBytesOf, requireSpace } from './restore-space.ts';
+import {
+  formatOf,
+  formerPathOf,
+  targetsInPlace,
+  targetsOfNewVm,
+  targetsWhereTheyWere,
+  type RestoreTarget,
+} from './restore-targets.ts';
+import { sharedMacs } from './shared-macs.ts';
+import { createSwapDisks } from './swap-disks.ts';
+
+type Place = Pick<PreparedRestore, 'vm'> & {
+  present: Domain | undefined;
+  targets: (RestoreTarget & Pick<DiskToRestore, 'attachAs'>)[];
+  untouched: { target: string; path: string | null }[];
+  warnings: string[];
+};
+/** Tells of a reason why the restore cannot be; what else can be looked at still is. */
+type Refuse = (reason: HoldfastError) => void;
 
 export const createPrepareRestore = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
-  const { host, libvirt, openStore, restores } = dependencies;
+  const { host, libvirt, restores } = dependencies;
+  const swaps = createSwapDisks(dependencies);
 
   return {
     /**
      * Checks all that can be checked before the first byte: the backup's files, the VM's state, which disk goes where,
-     * and the space for them. Changes nothing but the host's own notes.
-     * @throws BackupFileMissing, IntegrityMismatch, VmNotStopped, VmNameTaken, DiskMismatch, DestinationExists, DestinationFull
+     * and the space for them. Changes nothing but the host's own notes, and makes the folders of new disks.
+     * @throws BackupFileMissing, IntegrityMismatch, RepositoryNotOnHost, VmNotStopped, VmNameTaken, VmUuidTaken,
+     * DiskMismatch, DestinationExists, DestinationFull
      */
     async prepareRestore(plan: RestorePlan): Promise<PreparedRestore> {
       return await withHeartbeat('checking the restore', async () => {
-        const signal = cancellationSignal();
         const noted = await restores.read(plan.restoreId);
         if (noted !== undefined) return noted.prepared;
-        const store = openStore(plan.repository.location);
-        await openRepository(store, plan.repository.id);
-        const chain = await readManifestChain(store, plan.vm.uuid, plan.backupId);
-        const manifest = chain.get(plan.backupId);
-        if (manifest === undefined) throw new HoldfastError('BackupNotFound', `no manifest of backup ${plan.backupId}`);
-        const { vm, present, targets } = await placeFor(plan, manifest, signal);
-        const disks = targets.map((target) => toRestore(target, chain, plan));
-        await requireFiles(
-          store,
-          disks.flatMap((disk) => disk.chain.map((file) => diskOfFile(chain, file))),
-        );
-        if (present === undefined) await requireUnused(disks, signal);
-        await requireSpace(disks, chain);
-        const prepared: PreparedRestore = { vm, define: present === undefined, disks };
+        if (takesIdentity(plan)) await undoEndedRestores(plan);
+        const { prepared } = await look(plan, (reason) => {
+          throw reason;
+        });
+        for (const { path } of prepared.disks) await mkdir(dirname(path), { recursive: true, mode: 0o711 });
         await restores.write(plan.restoreId, { plan, prepared, phase: 'writing' });
         return prepared;
       });
     },
+
+    /** What the restore would do, and why it would be refused now. Changes nothing. @throws as prepareRestore */
+    async previewRestore(plan: RestorePlan): Promise<RestorePreview> {
+      return await withHeartbeat('checking the restore', async () => {
+        const refused: string[] = [];
+        const { prepared, chain } = await look(plan, ({ message }) => void refused.push(message));
+        return {
+          dryRun: true,
+          vm: prepared.vm,
+          host,
+          isNew: prepared.define,
+          disks: prepared.disks.map((disk) => ({
+            target: disk.attachAs ?? disk.target,
+            action: disk.isNew !== true ? 'replaced' : disk.attachAs == null ? 'created' : 'created and added',
+            path: disk.path,
+            format: disk.format,
+            virtualSizeBytes: disk.virtualSizeBytes,
+            writtenBytes: neededBytesOf(disk, chain),
+          })),
+          untouched: prepared.untouched ?? [],
+          warnings: prepared.warnings ?? [],
+          refused,
+        };
+      });
+    },
   };
 
-  async function placeFor(plan: RestorePlan, manifest: Parameters<typeof targetsInPlace>[0], signal: AbortSignal) {
+  /** The VM is ours alone: what another restore noted of it was left by a run that was ended by force. */
+  async function undoEndedRestores(plan: RestorePlan): Promise<void> {
+    for (const { id } of await restores.list()) {
+      const other = await restores.read(id);
+      if (id === plan.restoreId || other?.prepared.vm.uuid !== plan.vm.uuid || other.phase === 'swapped') continue;
+      await swaps.undoRestore(other.plan);
+    }
+  }
+
+  async function look(plan: RestorePlan, refuse: Refuse): Promise<{ prepared: PreparedRestore; chain: ManifestChain }> {
+    const signal = cancellationSignal();
+    const { store, manifest, chain } = await openRestoreSource(dependencies, plan);
+    const { vm, present, targets, untouched, warnings } = await placeFor(plan, manifest, refuse, signal);
+    const disks = targets.map((target) => toRestore(target, { chain, plan, isNew: present === undefined }));
+    await requireFiles(
+      store,
+      disks.flatMap((disk) => disk.chain.map((file) => diskOfFile(chain, file))),
+    );
+    if (present === undefined) await told(refuse, () => requireUnused(disks, signal));
+    await told(refuse, () => requireSpace(disks, chain));
+    return {
+      prepared: {
+        vm,
+        define: present === undefined,
+        disks,
+        untouched,
+        warnings: [...(plan.warnings ?? []), ...warnings],
+      },
+      chain,
+    };
+  }
+
+  async function placeFor(plan: RestorePlan, manifest: Manifest, refuse: Refuse, signal: AbortSignal): Promise<Place> {
     const name = plan.as ?? plan.vm.name;
     const namesake = await libvirt.lookupByName(name, { signal });
+    const present = takesIdentity(plan) ? await libvirt.lookupByUuid(plan.vm.uuid, { signal }) : undefined;
     if (plan.as !== null) {
-      if (namesake !== undefined) throw nameTaken(name, namesake);
-      return { vm: { uuid: randomUUID(), name }, present: undefined, targets: targetsOfNewVm(manifest, name) };
+      if (namesake !== undefined) refuse(nameTaken(name, namesake));
+      if (present !== undefined) refuse(uuidTaken(present));
+      const uuid = takesIdentity(plan) ? plan.vm.uuid : randomUUID();
+      const warnings = plan.keepMacs === true ? await sharedMacs(libvirt, manifest, { signal }) : [];
+      const targets = targetsOfNewVm(manifest, name).map((target) => ({ ...target, attachAs: null }));
+      return { vm: { uuid, name }, present: undefined, targets, untouched: [], warnings };
     }
-    const present = await libvirt.lookupByUuid(plan.vm.uuid, { signal });
-    if (present === undefined) {
-      if (namesake !== undefined) throw nameTaken(name, namesake);
-      return { vm: plan.vm, present, targets: targetsWhereTheyWere(manifest) };
+    if (present !== undefined) return await placeInPlace(plan, manifest, present, refuse, signal);
+    if (namesake !== undefined) refuse(nameTaken(name, namesake));
+    if (plan.disks != null) {
+      throw new HoldfastError(
+        'VmNotFound',
+        `VM ${name} is gone: restore it whole, or give the disk to another VM with --to-vm`,
+      );
     }
-    await requireRestorable(present, signal);
+    const targets = targetsWhereTheyWere(manifest).map((target) => ({ ...target, attachAs: null }));
+    return { vm: plan.vm, present, targets, untouched: [], warnings: [] };
+  }
+
+  async function placeInPlace(
+    plan: RestorePlan,
+    manifest: Manifest,
+    present: Domain,
+    refuse: Refuse,
+    signal: AbortSignal,
+  ): Promise<Place> {
+    await requireRestorable(present, refuse, signal);
     const definition = parseDomainXml(await libvirt.domainXml(present, { inactive: true }, { signal }));
-    return { vm: { uuid: present.uuid, name: present.name }, present, targets: targetsInPlace(manifest, definition) };
+    const found = targetsInPlace(manifest, definition, plan.disks ?? null, await sizesOf(present, definition, signal));
+    const added: { target: RestoreTarget & { attachAs: string }; warning: string[] }[] = [];
+    for (const disk of found.gone) {
+      added.push(
+        await madeAnew(
+          disk,
+          manifest,
+          definition,
+          plan,
+          added.map(({ target }) => target),
+        ),
+      );
+    }
+    return {
+      vm: { uuid: present.uuid, name: present.name },
+      present,
+      targets: [
+        ...found.present.map((target) => ({ ...target, attachAs: null })),
+        ...added.map(({ target }) => target),
+      ],
+      untouched: found.untouched.map(({ target, sourcePath }) => ({ target, path: sourcePath })),
+      warnings: [...found.present.flatMap(moved), ...added.flatMap(({ warning }) => warning)],
+    };
+  }
+
+  /** What the guest sees of each disk, in bytes; without those whose image cannot be read. */
+  async function sizesOf(
+    domain: Domain,
+    { disks }: DomainDefinition,
+    signal: AbortSignal,
+  ): Promise<Map<string, number>> {
+    const sizes = new Map<string, number>();
+    for (const { target, empty } of disks) {
+      if (empty) continue;
+      const info = await libvirt.blockInfo(domain, target, { signal }).catch((error: unknown) => {
+        if (error instanceof LibvirtError) return undefined; // its file is gone, say
+        throw error;
+      });
+      if (info !== undefined) sizes.set(target, info.capacityBytes);
+    }
+    return sizes;
+  }
+
+  /** A disk the VM has no more: at its old place and target if they are free, else beside, under another. */
+  async function madeAnew(
+    disk: ManifestDisk,
+    manifest: Manifest,
+    vm: DomainDefinition,
+    plan: RestorePlan,
+    others: readonly (RestoreTarget & { attachAs: string })[],
+  ): Promise<{ target: RestoreTarget & { attachAs: string }; warning: string[] }> {
+    const original = parseDomainXml(manifest.domainXml.inactive).disks.find(({ target }) => target === disk.target);
+    const format = formatOf(disk.sourceFormat);
+    const taken = [...vm.disks, ...others.map(({ attachAs }) => ({ target: attachAs }))];
+    const attachAs = freeTarget(vm.name, taken, {
+      bus: original?.bus ?? 'virtio',
+      wanted: disk.target,
+      isAsked: false,
+    });
+    const former = formerPathOf(disk);
+    const isFree =
+      former !== undefined && (await fileId(former)) === undefined && !others.some(({ path }) => path === former);
+    const path = isFree
+      ? former
+      : await unusedPath(
+          former === undefined ? folderOf([vm]) : dirname(former),
+          attachedFileName(plan.vm.name, disk.target, plan.backupId, format),
+        );
+    return {
+      target: { disk, path, format, attachAs },
+      warning: [
+        ...(attachAs === disk.target
+          ? []
+          : [
+              `disk ${disk.target} of the backup is added as ${attachAs}: VM ${vm.name} has another disk ${disk.target}`,
+            ]),
+        ...(isFree || former === undefined
+          ? []
+          : [`disk ${disk.target} goes to ${path}: at ${former} lies another file`]),
+      ],
+    };
   }
 
   function nameTaken(name: string, namesake: Domain): HoldfastError {
@@ -70,28 +247,42 @@ export const createPrepareRestore = (dependencies: HostDependencies & { restores
     return new HoldfastError('VmNameTaken', message);
   }
 
-  async function requireRestorable(domain: Domain, signal: AbortSignal): Promise<void> {
+  function uuidTaken(present: Domain): HoldfastError {
+    const message = `host ${host} has VM ${present.name} with the UUID ${present.uuid}; leave --keep-uuid away, or undefine it first`;
+    return new HoldfastError('VmUuidTaken', message);
+  }
+
+  async function requireRestorable(domain: Domain, refuse: Refuse, signal: AbortSignal): Promise<void> {
     const { state } = await libvirt.state(domain, { signal });
     if (powerOf(state) !== 'shutoff') {
-      throw new HoldfastError('VmNotStopped', `VM ${domain.name} is ${state}; stop it before it is restored in place`);
+      refuse(
+        new HoldfastError('VmNotStopped', `VM ${domain.name} is ${state}; stop it before it is restored in place`),
+      );
     }
     if (await libvirt.hasManagedSave(domain, { signal })) {
-      throw new HoldfastError(
-        'VmNotStopped',
-        `VM ${domain.name} was stopped with its memory saved, which does not go with restored disks; start it and shut it ` +
-          `down, or drop what is saved: virsh managedsave-remove ${domain.name}`,
+      refuse(
+        new HoldfastError(
+          'VmNotStopped',
+          `VM ${domain.name} was stopped with its memory saved, which does not go with restored disks; start it and shut it ` +
+            `down, or drop what is saved: virsh managedsave-remove ${domain.name}`,
+        ),
       );
     }
     const snapshots = await libvirt.snapshotList(domain, { signal });
     if (snapshots.length > 0) {
-      throw new HoldfastError(
-        'DiskMismatch',
-        `VM ${domain.name} has snapshots that a restore would lose: ${snapshots.join(', ')}; delete them, or use --as`,
+      refuse(
+        new HoldfastError(
+          'DiskMismatch',
+          `VM ${domain.name} has snapshots that a restore would lose: ${snapshots.join(', ')}; delete them, or use --as`,
+        ),
       );
     }
   }
 
-  function toRestore({ disk, path, format }: RestoreTarget, chain: ManifestChain, plan: RestorePlan): DiskToRestore {
+  function toRestore(
+    { disk, path, format, attachAs }: Place['targets'][number],
+    { chain, plan, isNew }: { chain: ManifestChain; plan: RestorePlan; isNew: boolean },
+  ): DiskToRestore {
     return {
       target: disk.target,
       chain: filesOfDisk(chain, plan.backupId, disk.target),
@@ -100,17 +291,15 @@ export const createPrepareRestore = (dependencies: HostDependencies & { restores
       besidePath: `${path}.holdfast-${plan.restoreId}`,
       formerPath: `${path}.former-${plan.restoreId}`,
       format,
+      isNew: isNew || attachAs != null,
+      attachAs: attachAs ?? null,
     };
   }
 
   /** A VM that is not defined here owns no file: what lies at its paths is somebody's. */
   async function requireUnused(disks: DiskToRestore[], signal: AbortSignal): Promise<void> {
     for (const { path } of disks) {
-      const info = await lstat(path).catch((error: unknown) => {
-        if (isNotFound(error)) return undefined;
-        throw error;
-      });
-      if (info === undefined) continue;
+      if ((await fileId(path)) === undefined) continue;
       const user = await userOf(path, signal);
       throw new HoldfastError(
         'DestinationExists',
@@ -128,27 +317,15 @@ export const createPrepareRestore = (dependencies: HostDependencies & { restores
   }
 };
 
-/** Upper bound of what each file system will have to hold: all that the chains ever stored, at most the disks' sizes. */
-async function requireSpace(disks: DiskToRestore[], chain: ManifestChain): Promise<void> {
-  const neededByFolder = new Map<string, number>();
-  for (const disk of disks) {
-    const changedBytes = disk.chain.reduce((sum, file) => sum + diskOfFile(chain, file).changedBytes, 0);
-    const folder = dirname(disk.path);
-    await mkdir(folder, { recursive: true, mode: 0o711 });
-    neededByFolder.set(folder, (neededByFolder.get(folder) ?? 0) + Math.min(disk.virtualSizeBytes, changedBytes));
-  }
-  const bySystem = new Map<string, { folder: string; neededBytes: number; freeBytes: number }>();
-  for (const [folder, neededBytes] of neededByFolder) {
-    const { dev } = await lstat(folder);
-    const space = await statfs(folder);
-    const before = bySystem.get(String(dev))?.neededBytes ?? 0;
-    bySystem.set(String(dev), { folder, neededBytes: before + neededBytes, freeBytes: space.bavail * space.bsize });
-  }
-  for (const { folder, neededBytes, freeBytes } of bySystem.values()) {
-    if (neededBytes <= freeBytes) continue;
-    throw new HoldfastError(
-      'DestinationFull',
-      `${folder} needs up to ${neededBytes} bytes for the restored disks, ${freeBytes} are free; the VM was not touched`,
-    );
-  }
+/** Taken for the backup's disk by its target alone. */
+const moved = ({ disk, path }: RestoreTarget): string[] =>
+  disk.serial !== null || disk.sourcePath === null || disk.sourcePath === path
+    ? []
+    : [`disk ${disk.target} lay at ${disk.sourcePath} when it was backed up, and is replaced at ${path}`];
+
+async function told(refuse: Refuse, check: () => Promise<void>): Promise<void> {
+  await check().catch((error: unknown) => {
+    if (!(error instanceof HoldfastError)) throw error;
+    refuse(error);
+  });
 }

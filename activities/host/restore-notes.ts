@@ -10,6 +10,12 @@ const restoreNote = z.object({
   plan: restorePlan,
   prepared: preparedRestore,
   phase: z.enum(['writing', 'swapping', 'swapped']),
+  /** Of the files that were written, by target: of a disk where none was, no other is removed. */
+  fileIds: z.record(z.string(), z.string()).optional(),
+  /** The VM that is there since is ours. */
+  isDefining: z.boolean().optional(),
+  /** UEFI variables and TPM state that were put back, and where the former one is kept; null where there was none. */
+  keptFiles: z.array(z.object({ place: z.string(), former: z.string().nullable() })).optional(),
 });
 export type RestoreNote = z.infer<typeof restoreNote>;
 

@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
+import { withRestoring } from '../../operations/backup-states.ts';
 import { findBackup } from '../../operations/find-backup.ts';
 import { startTakeBackup } from '../../operations/start.ts';
 import type { Backup } from '../../schemas/backup.ts';
@@ -104,7 +105,8 @@ export function addBackupCommands(program: Command): void {
     .action(
       action(async (context, vm: string | undefined, flags: { all?: boolean }) => {
         const catalog = await context.catalog();
-        const backups = await catalog.backups.list({ ...(vm === undefined ? {} : { vm }), all: flags.all ?? false });
+        const listed = await catalog.backups.list({ ...(vm === undefined ? {} : { vm }), all: flags.all ?? false });
+        const backups = await withRestoring(catalog, listed);
         context.output.result(backups, () =>
           table(
             ['BACKUP', 'VM', 'TYPE', 'STATE', 'INSTANT', 'CHANGED', 'STORED', 'TOOK', 'REPOSITORY'],
@@ -135,7 +137,8 @@ export function addBackupCommands(program: Command): void {
     .action(
       action(async (context, id: string) => {
         const catalog = await context.catalog();
-        const { backup: found, failure, damage, pinned, pinNote, rewriteFailure } = await findBackup(catalog, id);
+        const { backup, failure, damage, pinned, pinNote, rewriteFailure } = await findBackup(catalog, id);
+        const [found = backup] = await withRestoring(catalog, [backup]);
         const validationResult = await catalog.validations.resultOf(found.id);
         const shown = {
           ...found,

@@ -2,7 +2,7 @@ import type { PreparedDisk, RestorePreview } from '../../schemas/restore-plan.ts
 import { sizeText, table } from '../output.ts';
 
 /** What a restore would do, for people. */
-export function previewText({ vm, host, isNew, disks, untouched, warnings }: RestorePreview): string {
+export function previewText({ vm, host, isNew, disks, untouched, warnings, refused }: RestorePreview): string {
   return [
     `VM ${vm.name} (${vm.uuid}) on host ${host} would be ${isNew ? 'defined anew' : 'restored in place'}; nothing was changed`,
     table(
@@ -21,6 +21,7 @@ export function previewText({ vm, host, isNew, disks, untouched, warnings }: Res
       'no disks',
     ),
     ...warnings.map((warning) => `note: ${warning}`),
+    ...refused.map((reason) => `would be refused now: ${reason}`),
   ].join('\n');
 }
 

@@ -52,7 +52,7 @@ export function addRestoreCommand(program: Command): void {
     .addOption(
       new Option('--to-vm <vm>', 'attach the disk to this VM as a further one; it may run')
         .argParser(parseVm)
-        .conflicts(['as', 'host']),
+        .conflicts(['as', 'host', 'formerHostLost', 'keepUuid', 'keepMacs', 'networkDown', 'start', 'quick']),
     )
     .option(
       '--as-target <target>',

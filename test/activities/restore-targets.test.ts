@@ -8,6 +8,7 @@ const stored = (target: string, changes: Partial<ManifestDisk> = {}) => ({
   serial: null,
   sourcePath: `/images/${target}.qcow2`,
   sourceFormat: 'qcow2',
+  virtualSizeBytes: 1024,
   ...changes,
 });
 const present = (target: string, changes: Partial<DomainDisk> = {}) => ({
@@ -26,7 +27,7 @@ const vmWith = (...disks: ReturnType<typeof present>[]): DomainDefinition =>
   ({ name: 'web-1', disks }) as unknown as DomainDefinition;
 
 const places = (manifest: Manifest, vm: DomainDefinition): Record<string, string> =>
-  Object.fromEntries(targetsInPlace(manifest, vm).map(({ disk, path }) => [disk.target, path]));
+  Object.fromEntries(targetsInPlace(manifest, vm).present.map(({ disk, path }) => [disk.target, path]));
 
 describe('targetsInPlace', () => {
   it('follows a disk by its serial wherever it went', () => {
@@ -54,9 +55,10 @@ describe('targetsInPlace', () => {
       present('vda', { sourcePath: '/images/vdb.qcow2' }),
       present('vdb', { sourcePath: '/images/new.qcow2' }),
     );
-    expect(() => places(manifestWith(stored('vda'), stored('vdb')), vm)).toThrow(
-      /disk vda of the backup .* is not on VM/,
-    );
+    const found = targetsInPlace(manifestWith(stored('vda'), stored('vdb')), vm);
+    expect(found.present.map(({ disk, path }) => [disk.target, path])).toEqual([['vdb', '/images/vdb.qcow2']]);
+    expect(found.gone.map(({ target }) => target)).toEqual(['vda']);
+    expect(found.untouched.map(({ target }) => target)).toEqual(['vdb']);
   });
 
   it('takes a new image at the same target for the disk', () => {
@@ -64,11 +66,42 @@ describe('targetsInPlace', () => {
     expect(places(manifestWith(stored('vda')), vm)).toEqual({ vda: '/images/moved.qcow2' });
   });
 
+  it('takes a disk of another size, or with a serial number, at its target for another one', () => {
+    const manifest = manifestWith(stored('vda'));
+    const elsewhere = { sourcePath: '/images/other.qcow2' };
+    const sizes = new Map([['vda', 2048]]);
+    expect(targetsInPlace(manifest, vmWith(present('vda', elsewhere)), null, sizes).present).toEqual([]);
+    expect(targetsInPlace(manifest, vmWith(present('vda', { ...elsewhere, serial: 'Z' }))).present).toEqual([]);
+    expect(targetsInPlace(manifest, vmWith(present('vda', { serial: 'Z' })), null, sizes).present).toHaveLength(1);
+  });
+
   it.each([
-    ['is gone', [], /is not on VM web-1 any more; restore it as a new VM with --as/],
-    ['has another serial', [present('vda', { serial: 'Z' })], /is not on VM web-1 any more/],
-    ['is a CD-ROM now', [present('vda', { device: 'cdrom' })], /is not on VM web-1 any more/],
-    ['is a block device', [present('vda', { sourceType: 'block', sourcePath: '/dev/vg/x' })], /is no file \(block\)/],
+    ['is gone', [], []],
+    ['has another serial', [present('vda', { serial: 'Z' })], ['vda']],
+    ['is a CD-ROM now', [present('vda', { device: 'cdrom' })], []],
+    ['has no medium', [present('vda', { empty: true })], []],
+  ])('calls a disk gone that %s, and leaves what is there instead', (_, disks, untouched) => {
+    const found = targetsInPlace(manifestWith(stored('vda', { serial: 'A' })), vmWith(...disks));
+    expect(found.present).toEqual([]);
+    expect(found.gone.map(({ target }) => target)).toEqual(['vda']);
+    expect(found.untouched.map(({ target }) => target)).toEqual(untouched);
+  });
+
+  it('takes only the disks that are asked for, and still gives each its own', () => {
+    const manifest = manifestWith(stored('vda', { serial: 'A' }), stored('vdb', { serial: 'B' }));
+    const vm = vmWith(present('vda', { serial: 'B' }), present('vdb', { serial: 'A' }));
+    const found = targetsInPlace(manifest, vm, ['vda']);
+    expect(found.present.map(({ path }) => path)).toEqual(['/images/vdb.qcow2']);
+    expect(found.untouched.map(({ target }) => target)).toEqual(['vda']);
+    expect(() => targetsInPlace(manifest, vm, ['vdc'])).toThrow(/has no disk vdc; it has vda, vdb/);
+  });
+
+  it.each([
+    [
+      'is a block device',
+      [present('vda', { serial: 'A', sourceType: 'block', sourcePath: '/dev/vg/x' })],
+      /is no file \(block\)/,
+    ],
     [
       'is defined as a layer',
       [present('vda', { backingChain: [{ sourceType: 'file', path: '/images/base.qcow2', format: 'qcow2' }] })],

@@ -710,6 +710,22 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
       expect(await catalog.admissions.list()).toEqual([]);
     });
 
+    it('calls a backup restoring as long as one restore of it is admitted', async () => {
+      await using catalog = await openNew();
+      const vm = sighting();
+      await catalog.vms.recordInventory('kvm-1', [vm], T0);
+      const backupId = randomUUID();
+      const [one, two] = [1, 2].map(() => admissionRequest({ restoresBackupId: backupId }));
+      const waiting = admissionRequest({ vmUuid: vm.uuid, restoresBackupId: randomUUID() });
+      await catalog.admissions.request(admissionRequest({ vmUuid: vm.uuid }));
+      for (const request of [one, two, waiting]) if (request !== undefined) await catalog.admissions.request(request);
+      expect(await catalog.admissions.restoring()).toEqual(new Set([backupId]));
+      await catalog.admissions.release(one?.operationId ?? '');
+      expect(await catalog.admissions.restoring()).toEqual(new Set([backupId]));
+      await catalog.admissions.release(two?.operationId ?? '');
+      expect(await catalog.admissions.restoring()).toEqual(new Set());
+    });
+
     it('counts the slots of hosts and repositories, four where no number is known', async () => {
       await using catalog = await openNew();
       await catalog.hosts.upsert({ name: 'kvm-1', slots: 1 });

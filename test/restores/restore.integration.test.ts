@@ -3,11 +3,15 @@ import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import { rewriteDomainXml } from '../../libvirt/rewrite-domain-xml.ts';
-import type { Backup } from '../../schemas/backup.ts';
+import type { WorkflowHandle } from '@temporalio/client';
+import { openCatalog } from '../../catalog/open-catalog.ts';
+import { newDiskXml } from '../../libvirt/disk-xml.ts';
+import type { RestorePreview } from '../../schemas/restore-plan.ts';
+import type { Backup, RestoredVm } from '../../schemas/backup.ts';
 import { expectVmClean } from '../support/clean-vm.ts';
 import { sha256OfImage } from '../support/disk-content.ts';
-import type { Guest } from '../support/guest.ts';
-import { until } from '../support/processes.ts';
+import { createDisk, type Guest } from '../support/guest.ts';
+import { signalProcess, until } from '../support/processes.ts';
 import { run } from '../support/run.ts';
 import {
   expectStored,
@@ -90,6 +94,14 @@ describe('a restore', () => {
   const fileOf = (backup: Backup, target: string): string =>
     backup.disks.find((disk) => disk.target === target)?.file ?? '';
 
+  const vmState = async (): Promise<string> =>
+    (await bed.holdfast.json<{ state: string }>('vm', 'show', 'web-1')).state;
+  const admitted = async (): Promise<string[]> => {
+    await using catalog = await openCatalog(`sqlite:${join(bed.holdfast.dataDir, 'catalog.sqlite')}`);
+    const leases = await catalog.admissions.list();
+    return leases.filter(({ state }) => state === 'granted').map(({ operationId }) => operationId);
+  };
+
   it('is refused, with the name of the file, when a file of the chain is missing, short or altered', async () => {
     const key = fileOf(full, 'vda');
     await altered(key, rm, () => expectRefused(new RegExp(`^BackupFileMissing: .*${key}`)));
@@ -151,7 +163,15 @@ describe('a restore', () => {
       await bed.host.libvirt.checkpointDelete(guest.dom, checkpoint, { metadataOnly: true });
     await bed.host.libvirt.snapshotCreate(guest.dom, snapshot, { diskOnly: true });
     await expectRefused(/^DiskMismatch: VM web-1 has snapshots that a restore would lose: before-upgrade/);
+    const refusalsOf = async (...flags: string[]): Promise<string[]> =>
+      (await bed.holdfast.json<RestorePreview>('restore', incremental.id, '--dry-run', ...flags)).refused;
+    expect(await refusalsOf('--as', 'web-1-copy')).toEqual([]); // a new VM loses nobody's snapshots
     await bed.host.libvirt.snapshotDelete(guest.dom, 'before-upgrade', { metadataOnly: true });
+    await bed.host.libvirt.define(xml);
+    await bed.host.libvirt.define(rewriteDomainXml(xml, { removeDisks: ['vdb'] })); // raw, it can hold none
+    await bed.host.libvirt.snapshotCreate(guest.dom, '<domainsnapshot><name>inside</name></domainsnapshot>');
+    expect(await refusalsOf()).toEqual([expect.stringMatching(/has snapshots that a restore would lose: inside/)]);
+    await bed.host.libvirt.snapshotDelete(guest.dom, 'inside');
     await bed.host.libvirt.define(xml);
   });
 
@@ -283,6 +303,199 @@ describe('a restore', () => {
     await resultOf(running);
     expect(await contents()).toEqual(hashes);
     expect(Object.keys(await files())).toEqual(['web-1-vda.qcow2', 'web-1-vdb.raw']);
+  });
+
+  describe('of a VM whose disks are not those of the backup', () => {
+    const extra = (): string => join(guest.dir, 'extra.qcow2');
+    const definition = async () =>
+      parseDomainXml(await bed.host.libvirt.domainXml(guest.dom, { inactive: true, secure: true }));
+    let xml: string;
+    beforeAll(async () => {
+      xml = await bed.host.libvirt.domainXml(guest.dom, { inactive: true, secure: true });
+      await createDisk({ path: extra(), sizeBytes: MiB, format: 'qcow2', fs: 'none' });
+      await run('qemu-io', ['-f', 'qcow2', '-c', 'write -P 7 0 64k', extra()]);
+    });
+    afterAll(async () => {
+      await bed.host.libvirt.define(xml);
+      await rm(extra(), { force: true });
+    });
+    const addExtra = async (target: string): Promise<void> => {
+      const disk = newDiskXml({
+        ...{ path: extra(), format: 'qcow2', target, bus: 'virtio', serial: 'EXTRA', wwn: null },
+      });
+      await bed.host.libvirt.attachDevice(guest.dom, disk, { config: true });
+    };
+    const lose = async (target: string): Promise<void> => {
+      const present = await bed.host.libvirt.domainXml(guest.dom, { inactive: true, secure: true });
+      await bed.host.libvirt.define(rewriteDomainXml(present, { removeDisks: [target] }));
+    };
+
+    it('makes anew what is gone, where it was, and leaves alone what the backup does not know', async () => {
+      await lose('vdb');
+      await rm(image('vdb'));
+      await addExtra('vdc');
+      const before = await stat(extra());
+      const tried = await bed.holdfast.json<RestorePreview>('restore', incremental.id, '--dry-run');
+      expect(tried).toMatchObject({ dryRun: true, isNew: false, refused: [], warnings: [] });
+      expect(tried.disks.map(({ target, action, path }) => [target, action, path])).toEqual([
+        ['vda', 'replaced', image('vda')],
+        ['vdb', 'created and added', image('vdb')],
+      ]);
+      expect(tried.untouched).toEqual([{ target: 'vdc', path: extra() }]);
+      expect(await readdir(guest.dir)).toHaveLength(2); // nothing came of the dry run
+
+      const restored = await bed.restore(incremental.id);
+      expect(restored.warnings).toBeUndefined();
+      expect(await contents()).toEqual(hashes);
+      const { disks } = await definition();
+      const addressOf = (of: string, target: string): string =>
+        new RegExp(`<target dev=.${target}.*?(<address[^>]*>)`, 's').exec(of)?.[1] ?? `no ${target}`;
+      expect(disks.map(({ target, sourcePath, format }) => [target, sourcePath, format])).toEqual([
+        ['vda', image('vda'), 'qcow2'],
+        ['vdb', image('vdb'), 'raw'],
+        ['vdc', extra(), 'qcow2'],
+      ]);
+      const now = await bed.host.libvirt.domainXml(guest.dom, { inactive: true });
+      expect(addressOf(now, 'vda')).toBe(addressOf(xml, 'vda'));
+      const after = await stat(extra());
+      expect([after.ino, after.size, after.mtimeMs]).toEqual([before.ino, before.size, before.mtimeMs]);
+      await bed.host.libvirt.create(guest.dom); // QEMU takes it as it is
+      await bed.host.libvirt.destroy(guest.dom);
+    });
+
+    it('goes beside, and to the next target, where another disk and another file took the places', async () => {
+      await bed.host.libvirt.define(xml);
+      await lose('vdb');
+      await addExtra('vdb');
+      await writeFile(image('vdb'), 'of somebody else');
+      const restored = await bed.restore(incremental.id);
+      const path = join(guest.dir, `web-1-vdb-${incremental.id.slice(0, 8)}.img`);
+      expect(restored.disks).toEqual([
+        { target: 'vda', path: image('vda'), verified: true },
+        { target: 'vdc', path, verified: true },
+      ]);
+      expect(restored.warnings).toHaveLength(2);
+      expect(await readFile(image('vdb'), 'utf8')).toBe('of somebody else');
+      expect(await sha256OfImage(path, 'raw')).toBe(hashes['vdb']);
+      expect((await definition()).disks.map(({ target }) => target)).toEqual(['vda', 'vdb', 'vdc']);
+      await rm(path);
+      await rm(image('vdb'));
+    });
+
+    it('takes everything back when libvirt does not take the disk: former disks, definition, states', async () => {
+      await bed.host.libvirt.define(xml);
+      await lose('vdb');
+      await addExtra('vdc');
+      const before = await files();
+      const defined = await bed.host.libvirt.domainXml(guest.dom, { inactive: true });
+      const odd = async (path: string): Promise<void> => {
+        const content = await readFile(path, 'utf8');
+        const target = `<target dev='vdb' bus='virtio'/>`;
+        expect(content).toContain(target);
+        await writeFile(path, content.replaceAll(target, `${target}<wwn>no such name</wwn>`));
+      };
+      await altered(`${guest.uuid}/backups/${incremental.id}.json`, odd, () =>
+        expectRefused(/^DiskNotAttachable: libvirt on kvm-restore does not add disk/),
+      );
+      expect(await files()).toEqual(before);
+      expect(await bed.host.libvirt.domainXml(guest.dom, { inactive: true })).toBe(defined);
+      expect(await vmState()).toBe('Idle');
+    });
+
+    it('restores one disk alone', async () => {
+      await bed.restore(incremental.id); // vdb is there again
+      await run('qemu-io', ['-f', 'qcow2', '-c', 'write -P 97 0 8M', image('vda')]);
+      await run('qemu-io', ['-f', 'raw', '-c', 'write -P 96 0 8M', image('vdb')]);
+      const vdbNow = await sha256OfImage(image('vdb'), 'raw');
+      const restored = await bed.holdfast.restore(incremental.id, '--disk', 'vda');
+      expect(restored.disks.map(({ target }) => target)).toEqual(['vda']);
+      expect(await contents()).toEqual({ vda: hashes['vda'], vdb: vdbNow });
+      await expect(bed.restore(incremental.id, { disks: ['vdx'] })).rejects.toThrow(
+        /^DiskMismatch: backup .* has no disk vdx; it has vda, vdb/,
+      );
+      await bed.restore(incremental.id);
+      expect(await contents()).toEqual(hashes);
+    });
+  });
+
+  it('keeps UUID and MACs of the original when it may', async () => {
+    const { libvirt } = bed.host;
+    await expect(bed.restore(incremental.id, { as: 'web-1-b', keepUuid: true })).rejects.toThrow(
+      /^VmUuidTaken: VM web-1 on host kvm-restore has the UUID/,
+    );
+    await expect(bed.restore(incremental.id, { keepMacs: true })).rejects.toThrow(
+      /^InvalidRequest: keepMacs: goes with a new name/,
+    );
+    const copy = await bed.restore(incremental.id, { as: 'web-1-b', keepMacs: true, linksDown: true });
+    const dom = await libvirt.lookupByName('web-1-b');
+    const { interfaces } = parseDomainXml(await libvirt.domainXml(dom ?? guest.dom));
+    expect(interfaces.map(({ mac, linkDown }) => [mac, linkDown])).toEqual([['52:54:00:aa:bb:01', true]]);
+    await libvirt.undefine(dom ?? guest.dom);
+    for (const { path } of copy.disks) await rm(path);
+  });
+
+  it('shows as Restoring as long as one of several restores of a backup goes on', async () => {
+    const stateOf = async (): Promise<string> =>
+      (await bed.holdfast.json<Backup>('backup', 'show', incremental.id)).state;
+    expect(await stateOf()).toBe('BackedUp');
+    const worker = bed.holdfast.processes()['host'] ?? 0;
+    signalProcess(worker, 'SIGSTOP'); // all of them are admitted, and none comes to an end
+    try {
+      const copies = await Promise.all(
+        ['web-1-c', 'web-1-d'].map((as) => bed.start('restoreVm', { backupId: incremental.id, as })),
+      );
+      await until('both are admitted', async () => (await admitted()).length === 2);
+      expect(await stateOf()).toBe('Restoring');
+      await copies[0]?.terminate('ended by force');
+      signalProcess(worker, 'SIGCONT');
+      const restored = await resultOf<RestoredVm>(copies[1] as WorkflowHandle);
+      expect(await sha256OfImage(restored.disks[0]?.path ?? '', 'qcow2')).toBe(hashes['vda']);
+      await bed.holdfast.json('reclaim', '--grace', '0');
+      expect(await stateOf()).toBe('BackedUp');
+      const dom = await bed.host.libvirt.lookupByName('web-1-d');
+      await bed.host.libvirt.undefine(dom ?? guest.dom);
+      for (const { path } of restored.disks) await rm(path);
+      expect(Object.keys(await files())).toEqual(['web-1-vda.qcow2', 'web-1-vdb.raw']);
+    } finally {
+      signalProcess(worker, 'SIGCONT');
+    }
+  });
+
+  it('that was ended by force is undone by reclaim: disks, notes, states', async () => {
+    const before = await files();
+    const running = await bed.start('restoreVm', { backupId: incremental.id });
+    await until('a disk is written beside', async () => (await readdir(guest.dir)).length > 2, { everyMs: 2 });
+    const worker = bed.holdfast.processes()['host'] ?? 0;
+    signalProcess(worker, 'SIGSTOP');
+    try {
+      await running.terminate('ended by force');
+      expect(await vmState()).toBe('Restoring');
+    } finally {
+      signalProcess(worker, 'SIGCONT');
+    }
+    const { problems } = await bed.holdfast.json<{ problems: string[] }>('reclaim');
+    expect(problems).toEqual([]);
+    expect(await vmState()).toBe('Idle');
+    expect(await admitted()).toEqual([]);
+    if ((await contents()).vda !== hashes['vda']) throw new Error('a disk is neither the former nor the restored one');
+    expect(Object.keys(await files())).toEqual(Object.keys(before));
+  });
+
+  it('comes from a backup that is hidden, isolated, or of a stopped VM', async () => {
+    await bed.host.libvirt.create(guest.dom);
+    const base = await bed.take('web-1');
+    await vda.write(guest, 20 * MiB, MiB, 0x31);
+    const child = await bed.take('web-1');
+    const isolated = await bed.take('web-1', { isolated: true });
+    await bed.host.libvirt.destroy(guest.dom);
+    const then = await contents();
+    const stopped = await bed.take('web-1');
+    await bed.holdfast.json('backup', 'delete', base.id); // hidden: `child` is built on it
+    for (const backup of [child, isolated, stopped]) {
+      await run('qemu-io', ['-f', 'qcow2', '-c', 'write -P 95 0 40M', image('vda')]);
+      await bed.restore(backup.id);
+      expect(await contents()).toEqual(then);
+    }
   });
 
   it('defines a VM anew that is gone with its disks', async () => {

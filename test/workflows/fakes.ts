@@ -1,7 +1,7 @@
 import type { Backup } from '../../schemas/backup.ts';
 import type { CompletedBackup, RepositoryRecord, VmRecord } from '../../schemas/catalog.ts';
 import type { Delta } from '../../schemas/delta.ts';
-import type { PreparedRestore, RestorePlan } from '../../schemas/restore-plan.ts';
+import type { DiskRestorePlan, PreparedDisk, PreparedRestore, RestorePlan } from '../../schemas/restore-plan.ts';
 import type { BackupPlan, BackupTarget, BegunBackup, CopiedDisk, DiskExport, VmFacts } from '../../schemas/plan.ts';
 import { GRANTED, HOST, type FakeActivities } from './workflow-suite.ts';
 
@@ -211,6 +211,17 @@ export const restored = {
   disks: prepared.disks.map(({ target, path }) => ({ target, path, verified: true })),
 };
 
+export const preview = {
+  dryRun: true,
+  vm: VM,
+  host: HOST,
+  isNew: false,
+  disks: [],
+  untouched: [],
+  warnings: [],
+  refused: [],
+};
+
 /** Steps of a restore that goes well; a test replaces those that do not. */
 export const restoreSteps = (): FakeActivities => ({
   findBackup: () => Promise.resolve(backupOf(planOf(BACKUP_ID))),
@@ -244,6 +255,7 @@ export const restoreSteps = (): FakeActivities => ({
   },
   requestAdmission: () => Promise.resolve(GRANTED),
   beginRestore: () => Promise.resolve(),
+  previewRestore: () => Promise.resolve(preview),
   prepareRestore: () => Promise.resolve(prepared),
   restoreDisk: () => Promise.resolve(),
   swapDisks: () => Promise.resolve(restored),
@@ -251,5 +263,68 @@ export const restoreSteps = (): FakeActivities => ({
   finishRestore: () => Promise.resolve(),
   undoRestore: () => Promise.resolve(),
   recordRestoreFailure: () => Promise.resolve(),
+  releaseAdmission: () => Promise.resolve(),
+});
+
+export const RESTORE_DISK_REQUEST = { backupId: BACKUP_ID, disk: 'vda', toVm: 'web-2' };
+
+const diskToRestore = prepared.disks[0] ?? ({} as never);
+export const preparedDisk: PreparedDisk = {
+  disk: { ...diskToRestore, isNew: true },
+  target: 'vdb',
+  bus: 'virtio',
+  serial: null,
+  wwn: null,
+  driver: {},
+};
+
+export const restoredDisk = {
+  vm: { ...VM, name: 'web-2' },
+  disks: [{ target: 'vdb', path: preparedDisk.disk.path, verified: true }],
+};
+
+/** Steps of a restore of one disk that goes well; a test replaces those that do not. */
+export const restoreDiskSteps = (): FakeActivities => ({
+  findBackup: () => Promise.resolve(backupOf(planOf(BACKUP_ID))),
+  whereIsVm: () => Promise.resolve({ match: vmRecord, hinted: [HOST], others: [] }),
+  findVm: () => Promise.resolve([]),
+  recordAnswer: () => Promise.resolve(),
+  resolveDiskRestore: (restoreId: string) => {
+    const plan: DiskRestorePlan = {
+      restoreId,
+      backupId: BACKUP_ID,
+      vm: VM,
+      disk: 'vda',
+      toVm: restoredDisk.vm,
+      target: null,
+      path: null,
+      host: HOST,
+      isOtherHost: false,
+      repository,
+      timeLimitSeconds: 60,
+    };
+    const admission = {
+      operationId: restoreId,
+      operation: 'restoreDisk',
+      workflowId: 'w',
+      runId: 'r',
+      vmUuid: VM.uuid,
+      chain: null,
+      host: HOST,
+      repository: repository.name,
+      tenant: 'default',
+      priority: 0,
+    };
+    return Promise.resolve({ plan, admission, heartbeatSeconds: 5 });
+  },
+  previewDisk: () => Promise.resolve(preparedDisk),
+  requestAdmission: () => Promise.resolve(GRANTED),
+  prepareDisk: () => Promise.resolve(preparedDisk),
+  restoreDisk: () => Promise.resolve(),
+  attachDisk: () => Promise.resolve(restoredDisk),
+  commitDiskRestore: () => Promise.resolve(),
+  finishDisk: () => Promise.resolve(),
+  undoDisk: () => Promise.resolve(),
+  recordDiskRestoreFailure: () => Promise.resolve(),
   releaseAdmission: () => Promise.resolve(),
 });

@@ -5,7 +5,14 @@ import { Worker } from '@temporalio/worker';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { backupSteps, restoreSteps, RESTORE_REQUEST, snapshotSteps } from './fakes.ts';
+import {
+  backupSteps,
+  RESTORE_DISK_REQUEST,
+  restoreDiskSteps,
+  restoreSteps,
+  RESTORE_REQUEST,
+  snapshotSteps,
+} from './fakes.ts';
 import { VALIDATE_REQUEST, validationSteps } from './validation-fakes.ts';
 import { CONSOLIDATE_REQUEST, consolidationSteps, pullState, QUICK_REQUEST, quickRestoreSteps } from './quick-fakes.ts';
 import { beQuiet, fails, recorded, workflowSuite, type FakeActivities } from './workflow-suite.ts';
@@ -28,6 +35,9 @@ describe('stored histories', async () => {
       'normalizeVm-cancelled.json',
       'normalizeVm-failure.json',
       'normalizeVm-success.json',
+      'restoreDisk-cancelled.json',
+      'restoreDisk-failure.json',
+      'restoreDisk-success.json',
       'restoreVm-quick.json',
       'restoreVm-success.json',
       'takeBackup-cancelled.json',
@@ -63,7 +73,9 @@ const withoutMachine = (history: string): string =>
     key === 'identity' ? 'worker' : key === 'stackTrace' ? '' : value,
   );
 
-describe.runIf(process.env['HOLDFAST_RECORD_HISTORIES'] === '1')('recording', () => {
+/** `1`, or the beginning of the names that are recorded. */
+const wanted = process.env['HOLDFAST_RECORD_HISTORIES'];
+describe.runIf(wanted !== undefined)('recording', () => {
   const suite = workflowSuite();
   const untilCancelled = async (): Promise<never> => {
     const context = Context.current();
@@ -76,6 +88,7 @@ describe.runIf(process.env['HOLDFAST_RECORD_HISTORIES'] === '1')('recording', ()
     steps: FakeActivities,
     during: (handle: WorkflowHandle, calls: string[]) => Promise<void> = () => Promise.resolve(),
   ): Promise<void> => {
+    if (wanted !== '1' && !name.startsWith(wanted ?? '')) return;
     const { activities, calls } = recorded(steps);
     const [workflow = ''] = name.split('-');
     await suite.run(workflow, request, activities, async (handle) => {
@@ -95,6 +108,14 @@ describe.runIf(process.env['HOLDFAST_RECORD_HISTORIES'] === '1')('recording', ()
       await handle.cancel();
     });
     await record('restoreVm-success', RESTORE_REQUEST, restoreSteps());
+    await record('restoreDisk-success', RESTORE_DISK_REQUEST, restoreDiskSteps());
+    const refused = { ...restoreDiskSteps(), attachDisk: fails('DiskNotAttachable') };
+    await record('restoreDisk-failure', RESTORE_DISK_REQUEST, refused);
+    const writing = { ...restoreDiskSteps(), restoreDisk: untilCancelled };
+    await record('restoreDisk-cancelled', RESTORE_DISK_REQUEST, writing, async (handle, calls) => {
+      while (!calls.includes('restoreDisk')) await new Promise((done) => setTimeout(done, 20));
+      await handle.cancel();
+    });
   });
 
   it('records those of quick restore', async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { restored, RESTORE_REQUEST, restoreSteps } from './fakes.ts';
+import { preview, restored, RESTORE_REQUEST, restoreSteps } from './fakes.ts';
 import { failureOf, fails, recorded, workflowSuite } from './workflow-suite.ts';
 
 const FIND = ['findBackup', 'whereIsVm', 'findVm', 'recordAnswer', 'whereIsVm', 'whereIsVm', 'resolveRestore'];
@@ -45,6 +45,26 @@ describe('restoreVm', () => {
       expect(calls.slice(-3)).toEqual(['undoRestore', 'recordRestoreFailure', 'releaseAdmission']);
     },
   );
+
+  it('only looks in a dry run, and asks for no admission', async () => {
+    const { activities, calls } = recorded(restoreSteps());
+    await expect(suite.run('restoreVm', { ...RESTORE_REQUEST, dryRun: true }, activities)).resolves.toEqual(preview);
+    expect(calls).toEqual([...FIND, 'previewRestore']);
+  });
+
+  it('leaves the state of a VM alone that it never got', async () => {
+    let begun: unknown;
+    const { activities } = recorded({
+      ...restoreSteps(),
+      requestAdmission: fails('InvalidRequest'),
+      recordRestoreFailure: (...parameters: [unknown, string, string, unknown, boolean]) => {
+        begun = parameters[4];
+        return Promise.resolve();
+      },
+    });
+    await failureOf(suite.run('restoreVm', RESTORE_REQUEST, activities));
+    expect(begun).toBe(false);
+  });
 
   it('is restored though the former disks cannot be removed', async () => {
     const { activities, calls } = recorded({ ...restoreSteps(), finishRestore: fails('HostRefused') });
