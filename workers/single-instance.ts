@@ -11,7 +11,8 @@ export async function holdAlone(
   signal: AbortSignal,
   log: (line: string) => void,
 ): Promise<AsyncDisposable> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  // QEMU runs as a user of its own and passes through here to its scratch files; what is ours is closed by itself.
+  await mkdir(dirname(path), { recursive: true, mode: 0o711 });
   const mine = await identityOf(process.pid);
   for (let told = false; ;) {
     try {
