@@ -5,6 +5,7 @@ import { Worker } from '@temporalio/worker';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { DELETE_REQUEST, deleteSteps, reclaimSteps, retentionSteps } from './delete-fakes.ts';
 import {
   backupSteps,
   RESTORE_DISK_REQUEST,
@@ -29,12 +30,21 @@ describe('stored histories', async () => {
 
   it('are there for backups and restores', () => {
     expect(files).toEqual([
+      'applyRetention-cancelled.json',
+      'applyRetention-failure.json',
+      'applyRetention-success.json',
       'consolidateDisks-cancelled.json',
       'consolidateDisks-failure.json',
       'consolidateDisks-success.json',
+      'deleteBackup-cancelled.json',
+      'deleteBackup-failure.json',
+      'deleteBackup-success.json',
       'normalizeVm-cancelled.json',
       'normalizeVm-failure.json',
       'normalizeVm-success.json',
+      'reclaimOrphans-cancelled.json',
+      'reclaimOrphans-failure.json',
+      'reclaimOrphans-success.json',
       'restoreDisk-cancelled.json',
       'restoreDisk-failure.json',
       'restoreDisk-success.json',
@@ -155,5 +165,36 @@ describe.runIf(wanted !== undefined)('recording', () => {
       while (!calls.includes('bootBackup')) await new Promise((done) => setTimeout(done, 20));
       await handle.cancel();
     });
+  });
+
+  const cancelledAt =
+    (step: string) =>
+    async (handle: WorkflowHandle, calls: string[]): Promise<void> => {
+      while (!calls.includes(step)) await new Promise((done) => setTimeout(done, 20));
+      await handle.cancel();
+    };
+
+  it('records those of deletes and retention', { timeout: 120_000 }, async () => {
+    const busy = () => Promise.resolve({ granted: false as const, waitingFor: 'VM web-1', blockers: [] });
+    await record('deleteBackup-success', DELETE_REQUEST, deleteSteps());
+    await record('deleteBackup-failure', DELETE_REQUEST, {
+      ...deleteSteps(),
+      deleteFiles: fails('RepositoryReadOnly'),
+    });
+    const waiting = { ...deleteSteps(), requestAdmission: busy };
+    await record('deleteBackup-cancelled', DELETE_REQUEST, waiting, cancelledAt('requestAdmission'));
+    const request = { vm: 'web-1' };
+    await record('applyRetention-success', request, retentionSteps());
+    const refused = { ...retentionSteps(), deleteFiles: fails('RepositoryReadOnly') };
+    await record('applyRetention-failure', request, refused);
+    const alsoWaiting = { ...retentionSteps(), requestAdmission: busy };
+    await record('applyRetention-cancelled', request, alsoWaiting, cancelledAt('requestAdmission'));
+  });
+
+  it('records those of reclaim', { timeout: 120_000 }, async () => {
+    await record('reclaimOrphans-success', {}, reclaimSteps());
+    await record('reclaimOrphans-failure', {}, { ...reclaimSteps(), findOrphans: fails('TemporalUnreachable') });
+    const looking = { ...reclaimSteps(), reclaimLeftovers: untilCancelled };
+    await record('reclaimOrphans-cancelled', {}, looking, cancelledAt('reclaimLeftovers'));
   });
 });
