@@ -7,6 +7,7 @@ import { cancelJob, describeJob, listJobs } from '../operations/jobs.ts';
 import { startRestoreDisk, startRestoreVm, startTakeBackup, startValidateBackup } from '../operations/start.ts';
 import { backup } from '../schemas/backup.ts';
 import { vmRecord } from '../schemas/catalog.ts';
+import { shownConsolidation, showConsolidation } from '../schemas/consolidation.ts';
 import { vmName } from '../schemas/names.ts';
 import { restoreDiskRequest, restoreVmRequest, takeBackupRequest, validateBackupRequest } from '../schemas/requests.ts';
 
@@ -141,6 +142,14 @@ export const routes: readonly Route[] = [
       const { workflowId } = await startValidateBackup(await client(), { requestedBy: 'api', ...request }, vm.name);
       return { jobId: workflowId };
     },
+  },
+  {
+    method: 'GET',
+    path: '/v1/consolidations',
+    summary: 'VMs whose disks still depend on a backup after a quick restore',
+    status: 200,
+    answer: z.array(shownConsolidation),
+    handle: async ({ catalog }) => (await catalog.consolidations.list()).map(showConsolidation),
   },
   {
     method: 'GET',

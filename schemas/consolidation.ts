@@ -56,3 +56,24 @@ export interface ConsolidatedVm {
 /** Id of the job: the same for every run of one consolidation, so that there is never more than one. */
 export const consolidationJob = ({ vm, id }: Pick<Consolidation, 'vm' | 'id'>): string =>
   `consolidateDisks-${vm.name}-${id.slice(0, 8)}`;
+
+/** As command line and API show it. */
+export const shownConsolidation = consolidation
+  .pick({ vm: true, backupId: true, host: true, state: true, damage: true, verifiedAt: true, since: true })
+  .extend({
+    /** 0 = as fast as it goes. */
+    rateMBps: z.number(),
+    jobId: z.string(),
+  });
+
+export const showConsolidation = (one: Consolidation): z.infer<typeof shownConsolidation> => ({
+  vm: one.vm,
+  backupId: one.backupId,
+  host: one.host,
+  state: one.state,
+  rateMBps: one.rateBytesPerSecond === null ? 0 : one.rateBytesPerSecond / 1e6,
+  damage: one.damage,
+  verifiedAt: one.verifiedAt,
+  since: one.since,
+  jobId: consolidationJob(one),
+});

@@ -81,6 +81,8 @@ export const consolidateDisksRequest = z.strictObject({
   vm,
   /** Megabytes (10^6 bytes) per second from now on; 0 = as fast as it goes; default as before. */
   rateMBps: z.union([z.literal(0), rateMBps]).optional(),
+  /** Instead: puts the former disks and definition back; what the guest wrote since is lost. The VM must be off. */
+  undo: z.boolean().optional(),
 });
 export type ConsolidateDisksRequest = z.infer<typeof consolidateDisksRequest>;
 

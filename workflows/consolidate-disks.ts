@@ -57,6 +57,14 @@ export async function consolidateDisks(request: ConsolidateDisksRequest): Promis
       return { vm, backupId, disks: [] };
     }
 
+    if (asked.undo === true) {
+      view.step('putting the former disks back');
+      await hostUndo(host).withdrawQuickRestore(consolidation.plan);
+      await control.commitConsolidation(id, 'undone');
+      view.ended('done', `the quick restore of VM ${vm.name} was undone`);
+      return { vm, backupId, disks: [] };
+    }
+
     const verification = new Verification(consolidation, heartbeatSeconds, view);
     const outcome = await pull(() => consolidation, verification, view);
     if (outcome === 'gone') {
@@ -78,7 +86,7 @@ export async function consolidateDisks(request: ConsolidateDisksRequest): Promis
     });
   } catch (error) {
     if (error instanceof ContinueAsNew) throw error;
-    if (isCancellation(error) && found !== undefined) await stopped(found, view);
+    if (isCancellation(error) && found !== undefined && asked.undo !== true) await stopped(found, view);
     view.ended(isCancellation(error) ? 'cancelled' : 'failed', causeOf(error));
     throw error;
   }

@@ -142,7 +142,7 @@ export const createConsolidate = (dependencies: ControlDependencies) => {
 
     /** What there is to consolidate on a VM, which is this run's from now on, and what it must be admitted to. */
     async beginConsolidation(
-      { vm, rateMBps }: ConsolidateDisksRequest,
+      { vm, rateMBps, undo }: ConsolidateDisksRequest,
       run: Run,
     ): Promise<{ consolidation: Consolidation; admission: AdmissionRequest; heartbeatSeconds: number }> {
       const one = await theOne(vm);
@@ -153,10 +153,10 @@ export const createConsolidate = (dependencies: ControlDependencies) => {
       }
       const rateBytesPerSecond =
         rateMBps === undefined ? one.rateBytesPerSecond : rateMBps === 0 ? null : Math.round(rateMBps * 1e6);
-      const state = one.state === 'starting' ? one.state : 'pulling';
+      const state = one.state === 'starting' || undo === true ? one.state : 'pulling';
       await catalog.consolidations.update(one.id, { run, state, rateBytesPerSecond });
       await handOver(one, 'consolidateDisks', run);
-      if (state === 'pulling') await catalog.vms.setState(one.vm.uuid, 'Restoring');
+      if (state === 'pulling' && one.damage === null) await catalog.vms.setState(one.vm.uuid, 'Restoring');
       const chainId = (await catalog.backups.find(one.backupId))?.backup.chainId ?? one.backupId;
       return {
         consolidation: { ...one, ...run, state, rateBytesPerSecond },

@@ -34,6 +34,7 @@ export const createQuickRestore = (dependencies: HostDependencies & { restores: 
         const result: RestoredVm = {
           vm: prepared.vm,
           disks: prepared.disks.map(({ target, path }) => ({ target, path, verified: false })),
+          ...(prepared.warnings === undefined ? {} : { warnings: prepared.warnings }),
         };
         if (noted?.booted === true) return result;
         const present = await libvirt.lookupByUuid(prepared.vm.uuid, { signal });
@@ -68,6 +69,22 @@ export const createQuickRestore = (dependencies: HostDependencies & { restores: 
     /** Undoes a quick restore whose VM is not to run: former definition and disks back, overlays gone. Repeatable. */
     async undoQuickRestore(plan: RestorePlan): Promise<void> {
       await withHeartbeat('undoing the quick restore', () => undo(plan));
+    },
+
+    /**
+     * The same after the VM ran: what its guest wrote is lost.
+     * @throws VmNotStopped
+     */
+    async withdrawQuickRestore(plan: RestorePlan): Promise<void> {
+      await withHeartbeat('undoing the quick restore', async () => {
+        const signal = cancellationSignal();
+        const vm = (await restores.read(plan.restoreId))?.prepared.vm;
+        const domain = vm && (await libvirt.lookupByUuid(vm.uuid, { signal }));
+        if (domain !== undefined && powerOf((await libvirt.state(domain, { signal })).state) !== 'shutoff') {
+          throw new HoldfastError('VmNotStopped', `VM ${domain.name} runs; stop it before its quick restore is undone`);
+        }
+        await undo(plan);
+      });
     },
 
     /** Whether the VM of a restore that ended in between runs on the backup; if it came not so far all is undone. */

@@ -1,6 +1,11 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { startConsolidateDisks } from '../../operations/start.ts';
-import { consolidationJob, type ConsolidatedVm, type Consolidation } from '../../schemas/consolidation.ts';
+import {
+  consolidationJob,
+  showConsolidation as shown,
+  type ConsolidatedVm,
+  type Consolidation,
+} from '../../schemas/consolidation.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { consolidateDisksRequest } from '../../schemas/requests.ts';
 import { action, type CommandContext } from '../context.ts';
@@ -62,6 +67,7 @@ export function addConsolidationCommands(program: Command): void {
         context.output.result(done, () => consolidatedText(done));
       }),
     );
+  addUndoCommand(consolidation);
   consolidation
     .command('rate')
     .description('change how fast the disks are pulled')
@@ -81,6 +87,41 @@ export function addConsolidationCommands(program: Command): void {
     );
 }
 
+function addUndoCommand(consolidation: Command): void {
+  consolidation
+    .command('undo')
+    .description('undo a quick restore whose consolidation was cancelled or given up: former disks and definition back')
+    .argument('<vm>', 'name or UUID', parseVm)
+    .option('--dry-run', 'tell what would be lost and what comes back, and change nothing')
+    .addHelpText(
+      'after',
+      '\nThe VM must be off. What its guest wrote since the restore is lost; a VM that was restored as a new one goes.\n\nExample:\n  $ holdfast job cancel consolidateDisks-web-1-3f2c9a41 && holdfast consolidation undo web-1',
+    )
+    .action(
+      action(async (context, name: string, flags: { dryRun?: boolean }) => {
+        const one = await consolidationOf(context, name);
+        const { define, disks } = one.prepared;
+        const text = define
+          ? `VM ${one.vm.name} and its disks ${disks.map(({ path }) => path).join(', ')}`
+          : `what the guest of VM ${one.vm.name} wrote since ${one.since}; its former disks are back`;
+        if (flags.dryRun === true) {
+          context.output.result({ ...shown(one), dryRun: true, removesVm: define }, () => `would go: ${text}`);
+          return;
+        }
+        if (one.state !== 'stopped' && one.state !== 'damaged') {
+          throw new HoldfastError(
+            'DomainBusy',
+            `VM ${one.vm.name}: its disks are being pulled; cancel job ${consolidationJob(one)} first`,
+          );
+        }
+        const request = consolidateDisksRequest.parse({ vm: one.vm.uuid, undo: true });
+        const run = await startConsolidateDisks(await context.client(), request, consolidationJob(one));
+        await followRun<ConsolidatedVm>(run, context.output);
+        context.output.result({ ...shown(one), state: 'undone' }, () => `gone: ${text}`);
+      }),
+    );
+}
+
 /** What a consolidation that is done tells a person. */
 export const consolidatedText = ({ vm, backupId, disks }: ConsolidatedVm): string =>
   [
@@ -91,18 +132,6 @@ export const consolidatedText = ({ vm, backupId, disks }: ConsolidatedVm): strin
       'no disks',
     ),
   ].join('\n');
-
-const shown = (one: Consolidation) => ({
-  vm: one.vm,
-  backupId: one.backupId,
-  host: one.host,
-  state: one.state,
-  rateMBps: one.rateBytesPerSecond === null ? 0 : one.rateBytesPerSecond / 1e6,
-  damage: one.damage,
-  verifiedAt: one.verifiedAt,
-  since: one.since,
-  jobId: consolidationJob(one),
-});
 
 const rateText = (rateMBps: number): string => (rateMBps === 0 ? 'as fast as it goes' : `${rateMBps} MB/s`);
 

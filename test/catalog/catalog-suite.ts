@@ -10,7 +10,17 @@ import { offering } from '../../schemas/catalog.ts';
 import type { ValidationResult } from '../../schemas/validation.ts';
 import { tempDir } from '../support/temp.ts';
 import { startProgram } from './program.ts';
-import { admissionRequest, after, completed, disk, newBackup, sighting, T0, takeChain } from './records.ts';
+import {
+  admissionRequest,
+  after,
+  completed,
+  consolidation,
+  disk,
+  newBackup,
+  sighting,
+  T0,
+  takeChain,
+} from './records.ts';
 
 /** What every catalog does, whichever database keeps it. `newUrl` names an empty one. */
 export function catalogSuite(newUrl: () => Promise<string>): void {
@@ -681,6 +691,39 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
     });
   });
 
+  describe('consolidations', () => {
+    it('are noted once, found by VM, changed, and gone when removed', async () => {
+      await using catalog = await openNew();
+      const one = consolidation();
+      await catalog.consolidations.create(one);
+      await catalog.consolidations.create({ ...one, state: 'pulling' });
+      expect(await catalog.consolidations.find(one.id)).toEqual(one);
+      expect(await catalog.consolidations.findByVm('web-1')).toEqual([one]);
+      expect(await catalog.consolidations.findByVm(one.vm.uuid.toUpperCase())).toEqual([one]);
+      expect(await catalog.consolidations.findByVm('web-2')).toEqual([]);
+      const run = { workflowId: 'w', runId: 'r' };
+      await catalog.consolidations.update(one.id, {
+        state: 'damaged',
+        damage: 'altered',
+        rateBytesPerSecond: null,
+        run,
+      });
+      const changed = { ...one, state: 'damaged', damage: 'altered', rateBytesPerSecond: null, ...run };
+      await catalog.consolidations.update(one.id, {});
+      expect(await catalog.consolidations.list()).toEqual([changed]);
+      await catalog.consolidations.remove(one.id);
+      await catalog.consolidations.remove(one.id);
+      expect(await catalog.consolidations.list()).toEqual([]);
+    });
+
+    it('are one for a VM at most', async () => {
+      await using catalog = await openNew();
+      const one = consolidation();
+      await catalog.consolidations.create(one);
+      await expect(catalog.consolidations.create({ ...consolidation(), vm: one.vm })).rejects.toThrow();
+    });
+  });
+
   describe('admissions', () => {
     it('grants a VM to one operation at a time, and tells the other what it waits for', async () => {
       await using catalog = await openNew();
@@ -724,6 +767,33 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
       expect(await catalog.admissions.restoring()).toEqual(new Set([backupId]));
       await catalog.admissions.release(two?.operationId ?? '');
       expect(await catalog.admissions.restoring()).toEqual(new Set());
+    });
+
+    it('hands what was granted over to another run, and gives the slots back', async () => {
+      await using catalog = await openNew();
+      await catalog.hosts.upsert({ name: 'kvm-1', slots: 1 });
+      const [vm, id] = [randomUUID(), randomUUID()];
+      const chain = { id: randomUUID(), mode: 'shared' as const };
+      const one = admissionRequest({ operationId: id, vmUuid: null, chain, host: 'kvm-1' });
+      const copy = admissionRequest({ vmUuid: null, host: 'kvm-1' });
+      const to = {
+        operation: 'consolidateDisks',
+        workflowId: 'consolidateDisks-web-1',
+        runId: randomUUID(),
+        vmUuid: vm,
+      };
+      expect(await catalog.admissions.handOver(id, to)).toBeUndefined();
+      expect(await catalog.admissions.request(one)).toEqual({ granted: true });
+      expect(await catalog.admissions.request(copy)).toMatchObject({ granted: false });
+      expect(await catalog.admissions.handOver(id, to)).toMatchObject([{ operationId: copy.operationId }]);
+      expect(await catalog.admissions.handOver(id, to)).toEqual([]);
+      const backup = admissionRequest({ vmUuid: vm });
+      expect(await catalog.admissions.request(backup)).toMatchObject({
+        granted: false,
+        blockers: [{ operationId: id, workflowId: to.workflowId, runId: to.runId }],
+      });
+      const remove = admissionRequest({ vmUuid: null, chain: { ...chain, mode: 'exclusive' } });
+      expect(await catalog.admissions.request(remove)).toMatchObject({ granted: false });
     });
 
     it('counts the slots of hosts and repositories, four where no number is known', async () => {

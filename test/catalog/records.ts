@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Catalog } from '../../catalog/contract.ts';
+import type { Consolidation } from '../../schemas/consolidation.ts';
 import type {
   AdmissionRequest,
   BackupDiskRecord,
@@ -101,5 +102,48 @@ export const admissionRequest = (given: Partial<AdmissionRequest> = {}): Admissi
     tenant: 'default',
     priority: 3,
     ...given,
+  };
+};
+
+export const consolidation = (): Consolidation => {
+  const id = randomUUID();
+  const vm = { uuid: randomUUID(), name: 'web-1' };
+  const backupId = randomUUID();
+  const repository = {
+    name: 'main',
+    id: randomUUID(),
+    location: { kind: 'directory' as const, path: '/srv/backups' },
+    slots: 4,
+    createdAt: T0,
+  };
+  return {
+    id,
+    vm,
+    backupId,
+    host: 'kvm-1',
+    repository: 'main',
+    state: 'starting',
+    rateBytesPerSecond: 4_000_000,
+    plan: { restoreId: id, backupId, vm, as: null, host: 'kvm-1', repository, timeLimitSeconds: 60, start: true },
+    prepared: {
+      vm,
+      define: false,
+      disks: [
+        {
+          target: 'vda',
+          chain: [{ backupId, file: 'vm/disk-0/full-20261121-120000.qcow2' }],
+          virtualSizeBytes: 8 * 2 ** 30,
+          path: '/images/vda.qcow2',
+          besidePath: '/images/vda.qcow2.beside',
+          formerPath: '/images/vda.qcow2.former',
+          format: 'qcow2',
+        },
+      ],
+    },
+    damage: null,
+    verifiedAt: null,
+    workflowId: 'restoreVm-web-1',
+    runId: randomUUID(),
+    since: T0,
   };
 };

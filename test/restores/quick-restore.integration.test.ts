@@ -1,4 +1,4 @@
-import { readdir, rm, stat } from 'node:fs/promises';
+import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
@@ -188,6 +188,35 @@ describe('a quick restore', { timeout: 400_000 }, () => {
     expect(await bed.holdfast.json('consolidation', 'ls')).toEqual([]);
     expect(await vmStateOf('web-1')).toBe('Idle');
     await bed.host.libvirt.define(before);
+  });
+
+  it('tells of a damaged backup, and can be undone', async () => {
+    const before = await bed.host.libvirt.domainXml(guest.dom, { inactive: true });
+    const inodes = [await stat(image('vda')), await stat(image('vdb'))].map(({ ino }) => ino);
+    const key = last.disks.find(({ target }) => target === 'vda')?.file ?? '';
+    const stored = await readFile(bed.holdfast.blob(key));
+    const frame = stored.indexOf(Buffer.from('28b52ffd', 'hex'), 65_536); // a compressed cluster that QEMU cannot read then
+    await writeFile(bed.holdfast.blob(key), stored.fill(0, frame, frame + 4), { flag: 'r+' });
+    try {
+      const restored = await bed.restore(last.id, { quick: true });
+      await expect(consolidated(restored)).rejects.toThrow(
+        new RegExp(`^IntegrityMismatch: VM web-1 was restored from a backup that is damaged: .*${key}`),
+      );
+      expect(await vmStateOf('web-1')).toBe('RestoreError');
+      expect((await failureOf('backup', 'delete', last.id)).type).toBe('BackupNotDeletable');
+      expect((await failureOf('consolidation', 'undo', 'web-1')).type).toBe('VmNotStopped');
+      await bed.host.libvirt.destroy(guest.dom);
+      await bed.holdfast.json('consolidation', 'undo', 'web-1', '--dry-run');
+      await bed.holdfast.json('consolidation', 'undo', 'web-1');
+    } finally {
+      stored.write('28b52ffd', frame, 'hex');
+      await writeFile(bed.holdfast.blob(key), stored, { flag: 'r+' });
+    }
+    expect([await stat(image('vda')), await stat(image('vdb'))].map(({ ino }) => ino)).toEqual(inodes);
+    expect((await readdir(guest.dir)).toSorted()).toEqual([basename(image('vda')), basename(image('vdb'))]);
+    expect(await bed.host.libvirt.domainXml(guest.dom, { inactive: true })).toBe(before);
+    expect(await bed.holdfast.json('consolidation', 'ls')).toEqual([]);
+    expect(await vmStateOf('web-1')).toBe('Idle');
   });
 
   it('is never forgotten: a terminated consolidation is begun again, a cancelled one when asked', async () => {
