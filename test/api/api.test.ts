@@ -111,6 +111,7 @@ describe('the API', () => {
       '/v1/restores',
       '/v1/disk-restores',
       '/v1/validations',
+      '/v1/consolidations',
       '/v1/jobs',
       '/v1/jobs/{id}',
       '/v1/jobs/{id}/cancel',

@@ -787,12 +787,12 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
       expect(await catalog.admissions.request(copy)).toMatchObject({ granted: false });
       expect(await catalog.admissions.handOver(id, to)).toMatchObject([{ operationId: copy.operationId }]);
       expect(await catalog.admissions.handOver(id, to)).toEqual([]);
-      const backup = admissionRequest({ vmUuid: vm });
+      const backup = admissionRequest({ vmUuid: vm, host: null });
       expect(await catalog.admissions.request(backup)).toMatchObject({
         granted: false,
         blockers: [{ operationId: id, workflowId: to.workflowId, runId: to.runId }],
       });
-      const remove = admissionRequest({ vmUuid: null, chain: { ...chain, mode: 'exclusive' } });
+      const remove = admissionRequest({ vmUuid: null, host: null, chain: { ...chain, mode: 'exclusive' } });
       expect(await catalog.admissions.request(remove)).toMatchObject({ granted: false });
     });
 
