@@ -1,5 +1,4 @@
 import { Context } from '@temporalio/activity';
-import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { standAlone } from '../../libvirt/backing-chain-xml.ts';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
@@ -16,6 +15,7 @@ import { diskOfFile, readManifestChain } from './restore-chain.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { imageStandsAlone } from './stopped-images.ts';
 import { RepositoryProbe } from './stored-chain-files.ts';
+import { createSwapDisks } from './swap-disks.ts';
 
 /** virDomainPausedReason. Source: include/libvirt/libvirt-domain.h */
 const PAUSED_IOERROR = 5;
@@ -23,6 +23,7 @@ const PROGRESS_EVERY_MS = 2000;
 
 export const createConsolidate = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
   const { libvirt, openStore, restores, host } = dependencies;
+  const swaps = createSwapDisks(dependencies);
   const probe = new RepositoryProbe();
 
   return {
@@ -78,7 +79,7 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
      * The disks depend on nothing: the definition says so too, a read that fails is told to the guest again from its next
      * start on, and the former disks go, unless they are wanted still. Repeatable.
      */
-    async finishConsolidation({ id, prepared }: Consolidation, keepFormer: boolean): Promise<void> {
+    async finishConsolidation({ id, plan, prepared }: Consolidation, keepFormer: boolean): Promise<void> {
       await withHeartbeat('tidying up', async () => {
         const signal = cancellationSignal();
         const note = await readQuickNote(restores, id);
@@ -87,7 +88,7 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
           const xml = await libvirt.domainXml(domain, { inactive: true }, { signal });
           await libvirt.define(standAlone(xml, note.policies), {}, { signal });
         }
-        if (!keepFormer) for (const { formerPath } of prepared.disks) await rm(formerPath, { force: true });
+        if (!keepFormer) await swaps.finishRestore({ ...plan, start: false }, prepared);
         await restores.remove(id);
       });
     },
