@@ -1,5 +1,6 @@
 import type { Backup } from '../schemas/backup.ts';
 import type { BackupDiskRecord } from '../schemas/catalog.ts';
+import { sourceMark } from '../schemas/source-mark.ts';
 import type { BackupRecord } from './contract.ts';
 import type { BackupDiskTable, BackupTable } from './database.ts';
 
@@ -57,6 +58,7 @@ export const toDiskRecord = (row: BackupDiskTable): BackupDiskRecord => ({
   serial: row.serial,
   sourcePath: row.source_path,
   sourceFormat: row.source_format,
+  ...(row.source_mark === null ? {} : { sourceMark: sourceMark.parse(JSON.parse(row.source_mark)) }),
   virtualSizeBytes: row.virtual_size_bytes,
   type: row.type,
   fullReason: row.full_reason,
@@ -76,6 +78,7 @@ export const toDiskRow = (backupId: string, disk: BackupDiskRecord): BackupDiskT
   serial: disk.serial,
   source_path: disk.sourcePath,
   source_format: disk.sourceFormat,
+  source_mark: disk.sourceMark === undefined ? null : JSON.stringify(disk.sourceMark),
   virtual_size_bytes: disk.virtualSizeBytes,
   type: disk.type,
   full_reason: disk.fullReason,

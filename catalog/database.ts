@@ -165,6 +165,8 @@ export interface BackupDiskTable {
   serial: string | null;
   source_path: string | null;
   source_format: string;
+  /** JSON of `sourceMark`. */
+  source_mark: string | null;
   virtual_size_bytes: number;
   type: BackupType;
   full_reason: FullReason | null;

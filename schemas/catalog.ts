@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { sourceMark } from './source-mark.ts';
 import { plainName, uuid, vmName } from './names.ts';
 import { retentionRules } from './retention.ts';
 import { backupType, consistency, fullReason, quiesceMode, strategy, validationStep, vmState } from './states.ts';
@@ -118,6 +119,7 @@ export const backupDiskRecord = z.object({
   serial: z.string().nullable(),
   sourcePath: z.string().nullable(),
   sourceFormat: z.string(),
+  sourceMark: sourceMark.optional(),
   virtualSizeBytes: z.int().nonnegative(),
   type: backupType,
   fullReason: fullReason.nullable(),

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { sourceMark } from './source-mark.ts';
 import { blobKey, diskTarget, uuid } from './names.ts';
 import { validationResult } from './validation.ts';
 import { backupType, consistency, fullReason, validationState } from './states.ts';
@@ -17,6 +18,7 @@ const storedDisk = z.object({
   /** Where the disk lay on the host, and in which format. */
   sourcePath: z.string().nullable(),
   sourceFormat: z.string(),
+  sourceMark: sourceMark.optional(),
   virtualSizeBytes: z.int().nonnegative(),
   type: backupType,
   fullReason: fullReason.nullable(),

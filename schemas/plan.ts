@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { repositoryRecord } from './catalog.ts';
 import { delta, imageLayer } from './delta.ts';
 import { passedOver } from './manifest.ts';
+import { sourceMark } from './source-mark.ts';
 import { backupType, consistency, fullReason, quiesceMode, strategy } from './states.ts';
 
 /** What a run was asked to do, with every default filled in from offering and installation. */
@@ -37,6 +38,7 @@ export const diskFacts = z.object({
   virtualSizeBytes: z.int().nonnegative().nullable(),
   shareable: z.boolean(),
   readOnly: z.boolean(),
+  mark: sourceMark.optional(),
   /** Bitmaps of the active image, by the name of their checkpoint. */
   bitmaps: z.array(z.object({ name: z.string(), inconsistent: z.boolean(), recording: z.boolean() })),
   /** The images it is made of, the one that is written to first; only where strategy `snapshot` needs them. */
@@ -64,6 +66,7 @@ export const plannedDisk = z.object({
   serial: z.string().nullable(),
   sourcePath: z.string().nullable(),
   sourceFormat: z.string(),
+  sourceMark: sourceMark.optional(),
   virtualSizeBytes: z.int().nonnegative(),
   type: backupType,
   fullReason: fullReason.nullable(),

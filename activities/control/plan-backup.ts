@@ -66,6 +66,7 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => {
           includeDisks: target.includeDisks,
           excludeDisks: target.excludeDisks,
           parent: parent?.record,
+          host: target.host,
           chainReason: ends ?? whyNoChain(lastChain),
           knownNumbers,
           forcedFull: new Map<string, FullReason>(

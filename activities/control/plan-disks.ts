@@ -1,5 +1,6 @@
 import type { BackupRecord } from '../../catalog/contract.ts';
 import { checkpointName } from '../../schemas/names.ts';
+import type { SourceMark } from '../../schemas/source-mark.ts';
 import type { DiskFacts, PlannedDisk, VmFacts } from '../../schemas/plan.ts';
 import type { FullReason } from '../../schemas/states.ts';
 import { parentProblem } from './parent-problem.ts';
@@ -14,6 +15,8 @@ export interface DiskPlanInput {
   parent: BackupRecord | undefined;
   /** Why there is no parent; ignored when there is one. */
   chainReason: FullReason;
+  /** Where the VM is now. */
+  host?: string;
   /** Numbers that disks of this VM had before, by target. */
   knownNumbers: ReadonlyMap<string, number>;
   /** Disks that a step found in doubt after planning. */
@@ -51,6 +54,7 @@ export function planDisks(input: DiskPlanInput): DiskPlan {
       serial: disk.serial,
       sourcePath: disk.sourcePath,
       sourceFormat: disk.format,
+      ...(disk.mark === undefined ? {} : { sourceMark: disk.mark }),
       virtualSizeBytes: disk.virtualSizeBytes ?? 0,
       type: fullReason === null ? 'incremental' : 'full',
       fullReason,
@@ -79,7 +83,7 @@ function parentDisk(disk: DiskFacts, parent: BackupRecord | undefined) {
 }
 
 /** null = an increment is provably right. */
-function whyFull(disk: DiskFacts, { parent, chainReason, facts, forcedFull }: DiskPlanInput): FullReason | null {
+function whyFull(disk: DiskFacts, { parent, chainReason, facts, forcedFull, host }: DiskPlanInput): FullReason | null {
   if (!BITMAP_FORMATS.has(disk.format)) return 'format-without-bitmaps';
   if (parent === undefined) return chainReason;
   const forced = forcedFull.get(disk.target);
@@ -94,7 +98,14 @@ function whyFull(disk: DiskFacts, { parent, chainReason, facts, forcedFull }: Di
   const bitmap = disk.bitmaps.find(({ name }) => name === checkpointName(parent.backup.id));
   if (bitmap === undefined) return before.sourcePath === disk.sourcePath ? 'checkpoint-lost' : 'disk-replaced';
   if (bitmap.inconsistent || !bitmap.recording) return 'bitmap-inconsistent';
-  return null;
+  return whyUnlike(before.sourceMark, disk.mark, parent.backup.host === host);
+}
+
+/** What no bitmap notes: another file took the image's place, with a bitmap of that name in it; or what is below changed. */
+function whyUnlike(before: SourceMark | undefined, now: SourceMark | undefined, sameHost: boolean): FullReason | null {
+  if (before === undefined || now === undefined) return null; // of a backup that did not note it
+  if (sameHost && before.born !== null && now.born !== null && before.born !== now.born) return 'disk-replaced';
+  return before.below === now.below ? null : 'image-changed';
 }
 
 /**

@@ -12,6 +12,7 @@ import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
 import { imageChains } from './image-chain.ts';
 import { endOrphanedJob } from './orphaned-job.ts';
+import { imageMark } from './image-mark.ts';
 import { powerOf } from './power.ts';
 import { backupOfThrowAway } from './validation-notes.ts';
 import { snapshotsWithMemory } from './snapshots.ts';
@@ -121,6 +122,7 @@ export const createInspection = ({ host, slots, libvirt, state, openStore, versi
               shareable: disk.shareable,
               readOnly: disk.readOnly,
               bitmaps: bitmaps.get(disk.target) ?? [],
+              ...(isSnapshot || disk.device !== 'disk' ? {} : { mark: await imageMark(disk, { running, signal }) }),
               ...(chains === undefined ? {} : { layers: chains.get(disk.target) ?? [] }),
             })),
           ),

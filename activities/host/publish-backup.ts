@@ -122,6 +122,7 @@ function diskOf(disk: PlannedDisk, copies: CopiedDisk[]): ManifestDisk {
     serial: disk.serial,
     sourcePath: disk.sourcePath,
     sourceFormat: disk.sourceFormat,
+    ...(disk.sourceMark === undefined ? {} : { sourceMark: disk.sourceMark }),
     virtualSizeBytes: disk.virtualSizeBytes,
     type: disk.type,
     fullReason: disk.fullReason,

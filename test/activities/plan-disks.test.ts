@@ -19,6 +19,7 @@ const disk = (target: string, changes: Partial<DiskFacts> = {}): DiskFacts => ({
   virtualSizeBytes: GiB,
   shareable: false,
   readOnly: false,
+  mark: { born: '1', below: '' },
   bitmaps: [{ name: checkpointName(PARENT), inconsistent: false, recording: true }],
   ...changes,
 });
@@ -34,13 +35,14 @@ const facts = (disks: DiskFacts[], parentProblems: VmFacts['parentProblems'] = [
 
 const parentOf = (...disks: DiskFacts[]): BackupRecord =>
   ({
-    backup: { id: PARENT },
-    disks: disks.map(({ target, serial, sourcePath, virtualSizeBytes }, number) => ({
+    backup: { id: PARENT, host: 'kvm-1' },
+    disks: disks.map(({ target, serial, sourcePath, virtualSizeBytes, mark }, number) => ({
       target,
       number,
       serial,
       sourcePath,
       virtualSizeBytes,
+      sourceMark: mark,
       file: `${VM}/disk-${number}/full-20261121-120000.qcow2`,
     })),
   }) as unknown as BackupRecord;
@@ -56,6 +58,7 @@ function plan(changes: Partial<DiskPlanInput> & Pick<DiskPlanInput, 'facts'>) {
     excludeDisks: [],
     parent: parentOf(disk('vda'), disk('vdb')),
     chainReason: 'first-backup',
+    host: 'kvm-1',
     knownNumbers: NUMBERS,
     forcedFull: new Map(),
     ...changes,
@@ -114,9 +117,18 @@ describe('planDisks', () => {
       disk('vdb'),
       [{ file: `${VM}/disk-1/full-20261120-120000.qcow2`, problem: 'damaged' }],
     ],
+    ['disk-replaced', 'another file under its name', disk('vdb', { mark: { born: '2', below: '' } })],
+    ['image-changed', 'another backing file', disk('vdb', { mark: { born: '1', below: '/base=1:2' } })],
+    ['image-changed', 'what is below cannot be told any more', disk('vdb', { mark: { born: '1', below: null } })],
     ['format-without-bitmaps', 'a raw image', disk('vdb', { format: 'raw', bitmaps: [] })],
   ])('copies one disk in full, %s: %s; and leaves the other incremental', (reason, _, vdb, problems = []) => {
     expect(kinds({ facts: facts([disk('vda'), vdb], problems) })).toEqual({ vda: 'incremental', vdb: reason });
+  });
+
+  it('compares birth times on one host only, and only where both are known', () => {
+    const moved = facts([disk('vda', { mark: { born: '7', below: '' } }), disk('vdb', { mark: undefined })]);
+    expect(kinds({ facts: moved, host: 'kvm-2' })).toEqual({ vda: 'incremental', vdb: 'incremental' });
+    expect(kinds({ facts: facts([disk('vda', { mark: { born: null, below: '' } })]) })).toEqual({ vda: 'incremental' });
   });
 
   it('copies a disk in full that the parent has not, and gives it a folder of its own', () => {

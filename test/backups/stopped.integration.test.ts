@@ -1,4 +1,4 @@
-import { readdir, rename } from 'node:fs/promises';
+import { copyFile, open, readdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Backup } from '../../schemas/backup.ts';
@@ -126,5 +126,105 @@ describe('a stopped VM', () => {
     const next = await installation.take('off-1');
     await expectBytes(next, ['vdb']);
     await expectClean('running', liveCheckpoints(next));
+  });
+
+  describe('whose images were changed behind their bitmaps', () => {
+    let other: Guest;
+    const imageOf = (target: string): string => other.disks.find((disk) => disk.target === target)!.path;
+    let writes = 0;
+    const change = async (target: string): Promise<void> => {
+      writes += 1;
+      const where = `${writes * MIB} 64k`;
+      await run('qemu-io', ['-f', 'qcow2', '-c', `write -q -P ${writes} ${where}`, imageOf(target)]);
+    };
+    /** Backs it up, proves every byte, and tells why what is full. */
+    const next = async (): Promise<{ backup: Backup; vda: string; vdb: string }> => {
+      const backup = await installation.take(other.name);
+      for (const { target, file } of backup.disks) {
+        await qemuImgCheck(installation.blob(file));
+        const [stored, image] = [installation.blob(file), imageOf(target)];
+        expect(await sha256OfImage(stored, 'qcow2')).toBe(await sha256OfImage(image, 'qcow2', { forceShare: true }));
+      }
+      const [vda = '', vdb = ''] = reasons(backup);
+      return { backup, vda, vdb };
+    };
+    const define = async (name: string): Promise<void> => {
+      other = await createGuest(host, {
+        name,
+        dir: join(dir.path, name),
+        disks: ['vda', 'vdb'].map((target) => ({ target, sizeBytes: 32 * MIB, format: 'qcow2', fs: 'none' })),
+      });
+      await change('vda');
+      await change('vdb');
+    };
+
+    it('is copied in full where another file took the place of its image, though the bitmap is in it', async () => {
+      await define('behind-1');
+      await next();
+      await copyFile(imageOf('vda'), join(dir.path, 'put-back'));
+      await change('vda');
+      await rename(join(dir.path, 'put-back'), imageOf('vda'));
+      await change('vda');
+      expect(await next()).toMatchObject({ vda: 'disk-replaced', vdb: 'incremental' });
+
+      await rename(imageOf('vda'), join(dir.path, 'exchanged'));
+      await rename(imageOf('vdb'), imageOf('vda'));
+      await rename(join(dir.path, 'exchanged'), imageOf('vdb'));
+      expect(await next()).toMatchObject({ vda: 'disk-replaced', vdb: 'disk-replaced' });
+      await change('vdb');
+      expect(await next()).toMatchObject({ vda: 'incremental', vdb: 'incremental' });
+    });
+
+    it('goes on from the older backup whose bitmap is in a copy that was written back', async () => {
+      await define('behind-2');
+      await next();
+      await change('vda');
+      const { backup: second } = await next();
+      await change('vda');
+      await copyFile(imageOf('vda'), join(dir.path, 'older'));
+      const { backup: third } = await next();
+      await change('vda');
+      await change('vdb');
+      await copyFile(join(dir.path, 'older'), imageOf('vda')); // into the same file
+      const { backup: fourth, ...kinds } = await next();
+      expect(kinds).toEqual({ vda: 'incremental', vdb: 'incremental' });
+      expect(third.parentId).toBe(second.id);
+      expect(fourth.parentId).toBe(second.id);
+    });
+
+    it('is copied in full where the bitmap did not record, or was dropped by who does not know it', async () => {
+      await define('behind-3');
+      const { backup: first } = await next();
+      await run('qemu-img', ['bitmap', '--disable', imageOf('vda'), `holdfast-${first.id}`]);
+      await change('vda');
+      expect(await next()).toMatchObject({ vda: 'bitmap-inconsistent', vdb: 'incremental' });
+      const file = await open(imageOf('vdb'), 'r+');
+      await file.write(Buffer.alloc(8), 0, 8, 88); // autoclear features: who does not know them clears them when writing
+      await file.close();
+      expect(await next()).toMatchObject({ vda: 'incremental', vdb: 'checkpoint-lost' });
+    });
+
+    it('is copied in full where its backing file is another one or was written to, and goes on when it runs', async () => {
+      await define('behind-4');
+      const bases = [join(dir.path, 'base-1'), join(dir.path, 'base-2')];
+      for (const [index, base] of bases.entries()) {
+        await run('qemu-img', ['create', '-q', '-f', 'qcow2', base, '32M']);
+        await run('qemu-io', ['-f', 'qcow2', '-c', `write -q -P ${0x90 + index} 8M 1M`, base]);
+      }
+      await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', bases[0]!, '-F', 'qcow2', imageOf('vda'), '32M']);
+      await next();
+      await change('vda');
+      expect(await next()).toMatchObject({ vda: 'incremental' });
+      await run('qemu-img', ['rebase', '-u', '-b', bases[1]!, '-F', 'qcow2', imageOf('vda')]);
+      expect(await next()).toMatchObject({ vda: 'image-changed', vdb: 'incremental' });
+      await run('qemu-io', ['-f', 'qcow2', '-c', 'write -q -P 0x99 9M 64k', bases[1]!]);
+      expect(await next()).toMatchObject({ vda: 'image-changed', vdb: 'incremental' });
+      await change('vda');
+      await startGuest(other); // libvirt and qemu-img agree on what is below
+      expect(reasons(await installation.take(other.name))).toEqual(['incremental', 'incremental']);
+      await stopGuest(other);
+      await change('vdb');
+      expect(await next()).toMatchObject({ vda: 'incremental', vdb: 'incremental' });
+    });
   });
 });

@@ -178,6 +178,25 @@ describe('takeBackup', () => {
     expect(calls.slice(-3)).toEqual(UNDO);
   });
 
+  it('takes a limit of a hundred days for what it is', async () => {
+    const days = 100 * 86_400;
+    const { activities } = recorded({
+      ...backupSteps(),
+      checkRequest: () => Promise.resolve({ timeLimitSeconds: days, heartbeatSeconds: 5 }),
+    });
+    const use = async (handle: WorkflowHandle) => {
+      await handle.result();
+      return await handle.fetchHistory();
+    };
+    const { events } = await suite.run('takeBackup', { vm: 'web-1' }, activities, use);
+    const timers = (events ?? []).flatMap(({ timerStartedEventAttributes: timer }) => timer?.startToFireTimeout ?? []);
+    const copies = (events ?? []).flatMap(({ activityTaskScheduledEventAttributes: activity }) =>
+      activity?.activityType?.name === 'copyDisk' ? (activity.startToCloseTimeout ?? []) : [],
+    );
+    expect(timers.map(({ seconds }) => Number(seconds))).toContain(days);
+    expect(copies.map(({ seconds }) => Number(seconds))).toEqual([days, days]);
+  });
+
   it('waits for its admission, says what for, and goes on when it is told', async () => {
     let asked = 0;
     const { activities } = recorded({
