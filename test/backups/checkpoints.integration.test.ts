@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { runningBitmaps } from '../../activities/host/bitmaps.ts';
 import { openCatalog } from '../../catalog/open-catalog.ts';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
+import type { ChainTree } from '../../operations/chain-tree.ts';
 import type { Backup } from '../../schemas/backup.ts';
 import { checkpointName } from '../../schemas/names.ts';
 import type { Guest } from '../support/guest.ts';
@@ -57,6 +58,10 @@ async function scene(name: string): Promise<Scene> {
     take: (request) => bed.take(name, request),
     stored: (backup) => expectStored(bed.holdfast, backup, { vda, vdb }),
   };
+}
+
+interface ChainShown extends ChainTree {
+  host: { name: string; answered: boolean; why?: string };
 }
 
 const INCREMENTAL = { vda: 'incremental', vdb: 'incremental' };
@@ -187,12 +192,55 @@ describe('a VM that keeps several checkpoints', () => {
     expect(await dirtySince(guest, 'theirs-1')).toEqual([4, 5, 6, 7].map((mib) => [mib * MiB, CLUSTER]));
     expect(await dirtySince(guest, 'theirs-2')).toEqual([6, 7].map((mib) => [mib * MiB, CLUSTER]));
 
+    const tree = await bed.holdfast.json<ChainShown>('chain', 'show', 'shared');
+    expect(tree).toMatchObject({ host: { name: 'kvm-points', answered: true }, strays: [] });
+    expect(tree.others).toEqual(['theirs-1', 'theirs-2'].map((name) => ({ name, inDomain: true, inImages: ['vda'] })));
+    const shown = tree.chains[0]?.backups.map(({ id, checkpoint, inDomain, inImages, children }) => [
+      ...[id, checkpoint, inDomain, inImages?.join(' '), children.join(' ')],
+    ]);
+    expect(shown).toEqual([
+      [full.id, null, false, '', second.id],
+      [second.id, null, false, '', third.id],
+      [third.id, 'kept', true, 'vda vdb', fourth.id],
+      [fourth.id, 'current', true, 'vda vdb', ''],
+    ]);
+    const { stdout } = await bed.holdfast.cli('chain', 'show', 'shared');
+    expect(stdout).toContain('checkpoint current (in the domain, in the image of vda vdb)');
+
     // Theirs go: ours still hold all since.
     await libvirt.checkpointDelete(dom, 'theirs-2');
     await vda.write(guest, 8 * MiB, CLUSTER, 0x25);
     const fifth = await take({ since: third.id });
     expect(fifth.disks[0]?.changedBytes).toBe(2 * CLUSTER);
     await stored(fifth);
+  });
+});
+
+describe('a VM whose host does not answer', () => {
+  it('can be shown and be taken its offering from; what is on it goes with its next backup', async () => {
+    const { guest, vda, take, stored } = await scene('silent');
+    await bed.holdfast.json('offering', 'create', 'lone');
+    await bed.holdfast.json('offering', 'assign', 'lone', 'silent');
+    const full = await take();
+    await vda.write(guest, 4 * MiB, CLUSTER, 0x21);
+    const second = await take();
+    await bed.host.killLibvirtd();
+    const shown = await bed.holdfast.json<ChainShown>('chain', 'show', 'silent');
+    expect(shown.host).toMatchObject({ answered: false, why: expect.stringContaining('did not answer') as string });
+    expect(shown.chains[0]?.backups.map(({ inDomain, inImages }) => ({ inDomain, inImages }))).toEqual([
+      { inDomain: null, inImages: null },
+      { inDomain: null, inImages: null },
+    ]);
+    const removed = await bed.holdfast.json<{ finishedChains: string[]; note: string }>('offering', 'remove', 'silent');
+    expect(removed.finishedChains).toEqual([full.id]);
+    expect(removed.note).toContain('until its next backup, or: holdfast chain finish silent');
+    await bed.host.restartLibvirtd();
+    expect(await bed.host.libvirt.checkpointList(guest.dom)).toHaveLength(2);
+    const third = await take();
+    expect(kindsOf(third)).toEqual({ vda: 'full: requested', vdb: 'full: requested' });
+    expect(third.chainId).not.toBe(second.chainId);
+    await stored(third);
+    await expectOnlyCheckpointOf(guest, third);
   });
 });
 
