@@ -108,6 +108,8 @@ export const backupPlan = z.object({
   mergeFirst: z.array(delta).optional(),
   /** Younger backups of the chain that could not be built on, or were not to be; youngest first. */
   passedOver: z.array(passedOver).optional(),
+  /** Backups with a bitmap that QEMU does not vouch for: it keeps the disk from being resized, so their checkpoints go. */
+  spentCheckpoints: z.array(z.string()).optional(),
   requestedBy: z.string().nullable(),
 });
 export type BackupPlan = z.infer<typeof backupPlan>;

@@ -15,7 +15,10 @@ export const createCommitBackup = ({ catalog }: ControlDependencies) => ({
     await catalog.backups.complete(completed);
     const current = await catalog.backups.current(target.vm.uuid, target.repository.name);
     const isNewest = current?.backup.id === backupId; // not so when it is listed late, after a forced end
-    await catalog.checkpoints.retireOf(target.vm.uuid, uselessOf(plan.passedOver ?? []));
+    await catalog.checkpoints.retireOf(target.vm.uuid, [
+      ...uselessOf(plan.passedOver ?? []),
+      ...(plan.spentCheckpoints ?? []),
+    ]);
     if (plan.checkpoint && isNewest)
       await catalog.checkpoints.promote(target.vm.uuid, backupId, target.keepCheckpoints);
     else if (plan.endOfChain || (isNewest && target.strategy === 'snapshot'))

@@ -1,6 +1,7 @@
 import type { BackupRecord } from '../../catalog/contract.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Delta } from '../../schemas/delta.ts';
+import { checkpointName } from '../../schemas/names.ts';
 import type { BackupPlan, BackupTarget, PlannedDisk, VmFacts } from '../../schemas/plan.ts';
 import type { TakeBackupRequest } from '../../schemas/requests.ts';
 import type { FullReason } from '../../schemas/states.ts';
@@ -135,6 +136,7 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => {
           .filter(({ state, backupId: owner }) => owner !== backupId && state !== 'current' && state !== 'kept')
           .map(({ backupId: owner }) => owner),
         passedOver: incremental ? passedOver : [],
+        spentCheckpoints: candidates.map(({ record }) => record.backup.id).filter((id) => hasBrokenBitmap(facts, id)),
         requestedBy: asked.requestedBy ?? null,
         ...(isSnapshot || deltas.length === 0 ? {} : { mergeFirst: deltas }),
       };
@@ -161,6 +163,11 @@ const plannedDelta =
       { backupId, target, path: overlay.path, frozenPath: top.path, frozenFormat: top.format, frozenStamp: null },
     ];
   };
+
+const hasBrokenBitmap = ({ disks }: VmFacts, backupId: string): boolean =>
+  disks.some(({ bitmaps }) =>
+    bitmaps.some(({ name, inconsistent }) => inconsistent && name === checkpointName(backupId)),
+  );
 
 /** A chain bears the id of its full. */
 interface ChainPlace {
