@@ -143,8 +143,8 @@ export const backupSteps = (): FakeActivities => ({
   requestAdmission: () => Promise.resolve(GRANTED),
   parentFiles: () => Promise.resolve([]),
   inspectVm: () => Promise.resolve(facts),
-  planBackup: (...[backupId, , , , lost]: [string, unknown, unknown, unknown, boolean]) =>
-    Promise.resolve(planOf(backupId, lost)),
+  planBackup: (...[backupId, , , , lost]: [string, unknown, unknown, unknown, string[]]) =>
+    Promise.resolve(planOf(backupId, lost.length > 0)),
   beginBackup: () => Promise.resolve(begun),
   copyDisk: (...[, disk]: [BackupPlan, DiskExport]) => Promise.resolve(copyOf(disk)),
   endBackup: () => Promise.resolve(),

@@ -14,6 +14,7 @@ import {
   RESTORE_REQUEST,
   snapshotSteps,
 } from './fakes.ts';
+import { chainSteps, nothingOpen } from './chain-fakes.ts';
 import { VALIDATE_REQUEST, validationSteps } from './validation-fakes.ts';
 import { CONSOLIDATE_REQUEST, consolidationSteps, pullState, QUICK_REQUEST, quickRestoreSteps } from './quick-fakes.ts';
 import { beQuiet, fails, recorded, workflowSuite, type FakeActivities } from './workflow-suite.ts';
@@ -39,9 +40,14 @@ describe('stored histories', async () => {
       'deleteBackup-cancelled.json',
       'deleteBackup-failure.json',
       'deleteBackup-success.json',
+      'finishChain-cancelled.json',
+      'finishChain-failure.json',
+      'finishChain-success.json',
       'normalizeVm-cancelled.json',
       'normalizeVm-failure.json',
       'normalizeVm-success.json',
+      'probeVm-failure.json',
+      'probeVm-success.json',
       'reclaimOrphans-cancelled.json',
       'reclaimOrphans-failure.json',
       'reclaimOrphans-success.json',
@@ -139,6 +145,19 @@ describe.runIf(wanted !== undefined)('recording', () => {
       while (!calls.includes('watchPull')) await new Promise((done) => setTimeout(done, 20));
       await handle.cancel();
     });
+  });
+
+  it('records those of chains', async () => {
+    const request = { vm: 'web-1' };
+    await record('finishChain-success', request, chainSteps());
+    await record('finishChain-failure', request, { ...chainSteps(), ...nothingOpen });
+    const removing = { ...chainSteps(), removeCheckpoints: untilCancelled };
+    await record('finishChain-cancelled', request, removing, async (handle, calls) => {
+      while (!calls.includes('removeCheckpoints')) await new Promise((done) => setTimeout(done, 20));
+      await handle.cancel();
+    });
+    await record('probeVm-success', request, chainSteps());
+    await record('probeVm-failure', request, { ...chainSteps(), probeVm: fails('HostRefused') });
   });
 
   it('records those of strategy snapshot', async () => {
