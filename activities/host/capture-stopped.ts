@@ -47,6 +47,7 @@ export const createStoppedCapture = ({ captures, state, daemonRoot, versions, li
       startedMs: Date.now(),
       stamps,
     };
+    await endServers(plan.backupId); // of an attempt that was ended before it noted that it had begun
     await state.prepare(plan.backupId, null);
     await captures.write(plan.backupId, capture);
     const instant = new Date().toISOString();

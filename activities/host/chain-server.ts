@@ -1,6 +1,5 @@
 import { chown } from 'node:fs/promises';
-import { runCommand } from '../run-command.ts';
-import type { ImageServer } from './image-server.ts';
+import { serveInBackground, type ImageServer } from './image-server.ts';
 
 /** A qcow2 file and what it is layered on, as QEMU's tools are told: they open these files and no others. */
 interface Layer {
@@ -30,16 +29,18 @@ export async function startChainServer(
     exportName,
     owner,
   }: { files: readonly string[]; exportName: string; owner: { uid: number; gid: number } | undefined },
-  { socketPath, pidFile }: ImageServer,
+  server: ImageServer,
   options: { signal: AbortSignal },
 ): Promise<void> {
-  await runCommand(
+  const { socketPath, pidFile } = server;
+  await serveInBackground(
     [
       'qemu-nbd',
       ...['--fork', '--persistent', '--read-only', '--shared', '4'],
       ...['--pid-file', pidFile, '--socket', socketPath, '--export-name', exportName],
       `json:${JSON.stringify(layersOf(files))}`,
     ],
+    server,
     options,
   );
   if (owner !== undefined && process.getuid?.() === 0) await chown(socketPath, owner.uid, owner.gid);

@@ -1,6 +1,6 @@
 import { readFile, rm, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { runCommand } from '../run-command.ts';
+import { CommandFailed, runCommand } from '../run-command.ts';
 
 /** A `qemu-nbd` that serves one stopped image, read-only. It outlives the worker, like the job of a running VM does. */
 export interface ImageServer {
@@ -19,11 +19,12 @@ const END_AFTER_MS = 10_000;
  */
 export async function startImageServer(
   image: { path: string; format: string; exportName: string; bitmap: string | null },
-  { socketPath, pidFile }: ImageServer,
+  server: ImageServer,
   options: { signal: AbortSignal },
 ): Promise<void> {
+  const { socketPath, pidFile } = server;
   await rm(socketPath, { force: true });
-  await runCommand(
+  await serveInBackground(
     [
       'qemu-nbd',
       ...['--fork', '--persistent', '--read-only', '--shared', String(CONNECTIONS)],
@@ -32,6 +33,7 @@ export async function startImageServer(
       '--image-opts',
       `driver=${image.format},force-share=on,file.driver=file,file.filename=${image.path.replaceAll(',', ',,')}`,
     ],
+    server,
     options,
   );
 }
@@ -43,9 +45,10 @@ export async function startImageServer(
  */
 export async function startChainServer(
   { layers, exportName }: { layers: readonly { path: string; format: string }[]; exportName: string },
-  { socketPath, pidFile }: ImageServer,
+  server: ImageServer,
   options: { signal: AbortSignal },
 ): Promise<void> {
+  const { socketPath, pidFile } = server;
   await rm(socketPath, { force: true });
   const images: string[] = [];
   for (const [depth, { path, format }] of layers.entries()) {
@@ -53,15 +56,32 @@ export async function startChainServer(
     const driver = (await stat(path)).isBlockDevice() ? 'host_device' : 'file';
     images.push(`${at}driver=${format},${at}file.driver=${driver},${at}file.filename=${path.replaceAll(',', ',,')}`);
   }
-  await runCommand(
+  await serveInBackground(
     [
       'qemu-nbd',
       ...['--fork', '--persistent', '--read-only', '--allocation-depth', '--shared', String(CONNECTIONS)],
       ...['--pid-file', pidFile, '--socket', socketPath, '--export-name', exportName],
       ...['--image-opts', `force-share=on,${images.join(',')}`],
     ],
+    server,
     options,
   );
+}
+
+/**
+ * Runs a `qemu-nbd --fork`. One that only had to warn of something (a bitmap that it dropped) ends with 1, though its server
+ * serves: whether there is one decides.
+ */
+export async function serveInBackground(
+  command: [string, ...string[]],
+  server: ImageServer,
+  options: { signal: AbortSignal },
+): Promise<void> {
+  try {
+    await runCommand(command, options);
+  } catch (error) {
+    if (!(error instanceof CommandFailed) || (await imageServerPid(server)) === undefined) throw error;
+  }
 }
 
 /** The server's process id; undefined when it does not run any more. */
