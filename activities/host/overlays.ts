@@ -33,8 +33,9 @@ export const createOverlays = ({ libvirt }: Pick<HostDependencies, 'libvirt'>) =
     for (let merges = 0; merges < MAX_MERGES; merges += 1) {
       signal.throwIfAborted();
       const owned = { drop, keep, pinned: await imagesOfSnapshots(libvirt, domain, { signal }) };
-      const { isRunning, chains } = await imageChains(libvirt, domain, { signal });
-      if (isRunning) await correctDefinition(domain, chains, owned);
+      const images = await imageChains(libvirt, domain, { signal });
+      const { isRunning, chains } = images;
+      await correctDefinition(domain, images, owned);
       const [next] = [...chains].flatMap(([target, layers]) =>
         mergeSteps(layers, owned).map((step) => ({ target, step })),
       );
@@ -79,16 +80,27 @@ export const createOverlays = ({ libvirt }: Pick<HostDependencies, 'libvirt'>) =
     for (const path of paths) if (!used.has(path)) await rm(path, { force: true });
   }
 
-  /** A crash may have left the definition of a VM that was started meanwhile on an overlay it does not run on. */
-  async function correctDefinition(domain: Domain, chains: ImageChains, { drop, keep }: Ownership): Promise<void> {
+  /**
+   * What a VM starts with must not name an overlay that goes: libvirt writes the images below a disk into the definition
+   * when it lays an overlay on it, and takes them from there, not from the headers, at the next start. And a crash may have
+   * left the definition of a VM that was started meanwhile on an overlay that it does not run on.
+   */
+  async function correctDefinition(
+    domain: Domain,
+    { isRunning, chains }: { isRunning: boolean; chains: ImageChains },
+    { drop, keep }: Ownership,
+  ): Promise<void> {
     const xml = await libvirt.domainXml(domain, { inactive: true, secure: true });
     const wrong: Record<string, { path: string; format: string }> = {};
-    for (const { target, sourcePath } of parseDomainXml(xml).disks) {
+    for (const { target, sourcePath, format, backingChain } of parseDomainXml(xml).disks) {
       const layers = chains.get(target);
       const [top] = layers ?? [];
-      if (sourcePath === null || top === undefined || !(drop.has(sourcePath) || keep.has(sourcePath))) continue;
-      if (layers?.some(({ path }) => path === sourcePath) !== true)
-        wrong[target] = { path: top.path, format: top.format };
+      if (sourcePath === null || layers === undefined || top === undefined) continue;
+      const isOurs = drop.has(sourcePath) || keep.has(sourcePath);
+      const isElsewhere = isOurs && !layers.some(({ path }) => path === sourcePath);
+      const namesWhatGoes = backingChain.some(({ path }) => path !== null && drop.has(path));
+      if (isRunning && isElsewhere) wrong[target] = { path: top.path, format: top.format };
+      else if (!isRunning && namesWhatGoes) wrong[target] = { path: sourcePath, format };
     }
     if (Object.keys(wrong).length > 0) await libvirt.define(rewriteDomainXml(xml, { disks: wrong }));
   }
