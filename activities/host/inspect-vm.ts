@@ -5,7 +5,6 @@ import { openRepository } from '../../repository/identity.ts';
 import { vmName, uuid } from '../../schemas/names.ts';
 import type { VmSighting } from '../../schemas/catalog.ts';
 import type { BackupTarget, DiskFacts, VmFacts } from '../../schemas/plan.ts';
-import type { Strategy } from '../../schemas/states.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { runningBitmaps } from './bitmaps.ts';
 import type { HostDependencies } from './dependencies.ts';
@@ -17,7 +16,6 @@ import { powerOf } from './power.ts';
 import { backupOfThrowAway } from './validation-notes.ts';
 import { snapshotsWithMemory } from './snapshots.ts';
 import { stoppedBitmaps } from './stopped-images.ts';
-import { whyNotSnapshot } from '../strategy-fit.ts';
 
 export const createInspection = ({ host, slots, libvirt, state, openStore, versions }: HostDependencies) => {
   async function sighting(domain: Domain, signal: AbortSignal): Promise<VmSighting> {
@@ -62,21 +60,6 @@ export const createInspection = ({ host, slots, libvirt, state, openStore, versi
         }
         const { libvirt: libvirtVersion = null, qemu: qemuVersion = null } = await versions();
         return { host, slots, libvirtVersion, qemuVersion, vms, seenAt: new Date().toISOString() };
-      });
-    },
-
-    /** Why a VM of this host cannot be protected by a strategy, each with its remedy; empty when it can. */
-    async whyStrategyDoesNotFit(
-      vm: { uuid: string; name: string },
-      asked: { strategy: Strategy; includeDisks: string[]; excludeDisks: string[] },
-    ): Promise<string[]> {
-      if (asked.strategy !== 'snapshot') return [];
-      return await withHeartbeat('looking at the VM', async () => {
-        const signal = cancellationSignal();
-        const domain = await domainOf(libvirt, vm, host, { signal });
-        const { disks } = parseDomainXml(await libvirt.domainXml(domain, {}, { signal }));
-        const memorySnapshots = await snapshotsWithMemory(libvirt, domain, { signal });
-        return whyNotSnapshot({ name: vm.name, disks, memorySnapshots }, asked);
       });
     },
 
