@@ -1,3 +1,4 @@
+import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import type { Domain } from '../../libvirt/libvirt.ts';
@@ -97,6 +98,7 @@ export const createMergeDeltas = (dependencies: HostDependencies) => {
         frozenExists: (await frozenStamp(delta.frozenPath)) !== null,
         frozenInUse: placeOf(chains, delta.frozenPath) !== undefined,
         pinned: owned.pinned.has(delta.path),
+        untouchedMs: await untouchedMs(delta.path),
         otherVm: place === undefined ? await otherUser(domain, delta.path, signal) : null,
       });
       if (decision.act === 'refuse') settled.anomalies.push(decision.anomaly);
@@ -155,6 +157,11 @@ export const createMergeDeltas = (dependencies: HostDependencies) => {
 };
 
 const isRecorded = (path: string, { drop, keep }: Ownership): boolean => drop.has(path) || keep.has(path);
+
+async function untouchedMs(path: string): Promise<number | null> {
+  const info = await stat(path).catch(() => undefined);
+  return info === undefined ? null : Date.now() - info.mtimeMs;
+}
 
 function placeOf(chains: ImageChains, path: string) {
   for (const layers of chains.values()) {

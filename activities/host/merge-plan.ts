@@ -73,9 +73,14 @@ export interface DeltaFacts {
   frozenInUse: boolean;
   /** A snapshot goes back to it. */
   pinned: boolean;
+  /** Since it was written to; null when it is not there. */
+  untouchedMs: number | null;
   /** Another VM of the host has it among its images. */
   otherVm: string | null;
 }
+
+/** How long an overlay is kept that the VM went on without. */
+export const GRACE_MS = 24 * 3600 * 1000;
 
 export type DeltaDecision =
   | { act: 'keep' | 'merge' | 'forget' | 'remove' | 'merge-beside' }
@@ -88,6 +93,7 @@ export type DeltaDecision =
  */
 export function decideDelta(facts: DeltaFacts): DeltaDecision {
   const { delta, wanted, inChain, overlayExists, frozenExists, frozenInUse, pinned, otherVm } = facts;
+  const wasNeverUsed = delta.frozenStamp === null;
   if (inChain !== null) {
     if (inChain.below === null) return { act: 'forget' }; // somebody flattened the disk into it: it is the disk now
     if (wanted) return { act: 'keep' };
@@ -96,7 +102,12 @@ export function decideDelta(facts: DeltaFacts): DeltaDecision {
   if (!overlayExists) return { act: 'forget' };
   if (otherVm !== null) return { act: 'forget' }; // the disk was given to another VM, with all its images
   if (pinned) return { act: 'postpone', reason: 'a snapshot goes back to it' };
-  if (frozenInUse) return { act: 'remove' }; // the VM goes on without it: reverted, or it was never put on
+  if (frozenInUse) {
+    // The VM goes on without it. Reverted on purpose, or started from an old definition: then somebody may want it back.
+    if (wasNeverUsed || (facts.untouchedMs ?? 0) >= GRACE_MS) return { act: 'remove' };
+    const reason = `the VM goes on without it; it is removed by a backup or chain finish a day after its last write`;
+    return { act: 'postpone', reason };
+  }
   if (frozenExists) return { act: 'merge-beside' }; // the disk was detached: what it wrote belongs to it
   return {
     act: 'refuse',

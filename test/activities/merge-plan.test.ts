@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import {
   decideDelta,
+  GRACE_MS,
   mergeSteps,
   whyHeld,
   type DeltaDecision,
@@ -64,22 +65,25 @@ describe('mergeSteps', () => {
   });
 });
 
+const DELTA = {
+  backupId: '0d4e2c1b-1111-4222-8333-444455556666',
+  target: 'vda',
+  path: '/images/new.qcow2',
+  frozenPath: '/images/base.raw',
+  frozenFormat: 'raw',
+  frozenStamp: '1:2:3',
+};
+
 describe('decideDelta', () => {
   const facts: DeltaFacts = {
-    delta: {
-      backupId: '0d4e2c1b-1111-4222-8333-444455556666',
-      target: 'vda',
-      path: '/images/new.qcow2',
-      frozenPath: '/images/base.raw',
-      frozenFormat: 'raw',
-      frozenStamp: '1:2:3',
-    },
+    delta: DELTA,
     wanted: false,
     inChain: null,
     overlayExists: true,
     frozenExists: true,
     frozenInUse: false,
     pinned: false,
+    untouchedMs: GRACE_MS,
     otherVm: null,
   };
   const inChain = { below: '/images/base.raw', held: undefined };
@@ -101,6 +105,12 @@ describe('decideDelta', () => {
     ['a snapshot goes back to it', { pinned: true, frozenInUse: true }, 'postpone'],
     ['the VM was reverted to the base', { frozenInUse: true }, 'remove'],
     ['the VM was reverted, and it was built on', { frozenInUse: true, wanted: true }, 'remove'],
+    ['the VM was reverted a moment ago', { frozenInUse: true, untouchedMs: 1000 }, 'postpone'],
+    [
+      'laid beside, and never put on',
+      { frozenInUse: true, untouchedMs: 1000, delta: { ...DELTA, frozenStamp: null } },
+      'remove',
+    ],
     ['its disk was detached', {}, 'merge-beside'],
     ['its disk was detached and the base is gone', { frozenExists: false }, 'refuse'],
   ])('%s', (_, changes, act) => {

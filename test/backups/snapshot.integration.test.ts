@@ -1,4 +1,4 @@
-import { readdir } from 'node:fs/promises';
+import { readdir, utimes } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
@@ -194,10 +194,13 @@ describe('strategy snapshot', () => {
     await writeStopped(overlayPath(disk!.path, first.id), new PatternedDisk(0, 64 * MiB), 0, MiB, 9);
     const xml = await guest.libvirt.domainXml(guest.dom, { inactive: true, secure: true });
     await guest.libvirt.define(rewriteDomainXml(xml, { disks: { vda: { path: disk!.path, format: 'raw' } } }));
+    const abandoned = overlayPath(disk!.path, first.id);
     const reverted = await bed.take('raw-5', SNAPSHOT);
     expect(kindsOf(reverted)).toEqual({ vda: 'full: snapshot-reverted' });
     await expectStored(bed.holdfast, reverted, { vda });
-    await expectOnOverlaysOf(guest, reverted, 'shutoff');
+    await expectOnOverlaysOf(guest, reverted, 'shutoff', { otherFiles: [basename(abandoned)] });
+    const longAgo = Date.now() / 1000 - 2 * 86_400;
+    await utimes(abandoned, longAgo, longAgo);
 
     await writeStopped(disk!.path, vda, 32 * MiB, MiB, 7, 'raw');
     const changed = await bed.take('raw-5', SNAPSHOT);
