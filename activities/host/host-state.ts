@@ -9,12 +9,14 @@ import { uuid } from '../../schemas/names.ts';
  */
 export class HostState {
   readonly capturesFolder: string;
+  readonly mergesFolder: string;
   readonly validationsFolder: string;
   readonly #scratchRoot: string;
   readonly #socketRoot: string;
 
   constructor({ stateDir, scratchDir, runtimeDir }: { stateDir: string; scratchDir: string; runtimeDir: string }) {
     this.capturesFolder = join(stateDir, 'captures');
+    this.mergesFolder = join(stateDir, 'merges');
     this.validationsFolder = join(stateDir, 'validations');
     this.#scratchRoot = scratchDir;
     this.#socketRoot = join(runtimeDir, createHash('sha256').update(stateDir).digest('hex').slice(0, 12));

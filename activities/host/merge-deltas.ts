@@ -13,6 +13,7 @@ import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
 import { isPublished } from './publish-backup.ts';
 import { frozenStamp, type ImageChains } from './image-chain.ts';
+import { MergeNotes } from './merge-notes.ts';
 import { decideDelta, whyHeld, type Ownership } from './merge-plan.ts';
 import { createOverlays } from './overlays.ts';
 import { thaw } from './thaw.ts';
@@ -32,6 +33,7 @@ export interface SettledDeltas {
 export const createMergeDeltas = (dependencies: HostDependencies) => {
   const { host, libvirt, fence, captures, state, openStore } = dependencies;
   const overlays = createOverlays(dependencies);
+  const notes = new MergeNotes(state.mergesFolder);
   const servers = createStoppedCapture(dependencies);
 
   return {
@@ -48,8 +50,15 @@ export const createMergeDeltas = (dependencies: HostDependencies) => {
         fence.run(`merge ${vm.uuid}`, cancellationSignal(), async (signal) => {
           const domain = await domainOf(libvirt, vm, host, { signal });
           const paths = (deltas: Delta[]) => new Set(deltas.map(({ path }) => path));
-          const merged = await overlays.merge(domain, { drop: paths(drop), keep: paths(keep) }, signal);
-          return await settle(domain, { keep, drop }, merged, signal);
+          const merged = await overlays
+            .merge(domain, { drop: paths(drop), keep: paths(keep) }, signal)
+            .catch(async (error: unknown) => {
+              if (!signal.aborted) await notes.forget(vm.uuid); // what goes from the disk from now on is not our doing
+              throw error;
+            });
+          const settled = await settle(domain, { keep, drop }, merged, signal);
+          await notes.forget(vm.uuid);
+          return settled;
         }),
       );
     },
@@ -84,6 +93,7 @@ export const createMergeDeltas = (dependencies: HostDependencies) => {
     signal: AbortSignal,
   ): Promise<SettledDeltas> {
     const settled: SettledDeltas = { forget: [], update: [], postponed: [], anomalies: unknownOverlays(chains, owned) };
+    const begun = await notes.begun(domain.uuid);
     for (const delta of [...drop, ...keep]) {
       const place = placeOf(chains, delta.path);
       const wanted = owned.keep.has(delta.path);
@@ -98,6 +108,7 @@ export const createMergeDeltas = (dependencies: HostDependencies) => {
         frozenExists: (await frozenStamp(delta.frozenPath)) !== null,
         frozenInUse: placeOf(chains, delta.frozenPath) !== undefined,
         pinned: owned.pinned.has(delta.path),
+        wasMerged: begun.has(delta.path),
         untouchedMs: await untouchedMs(delta.path),
         otherVm: place === undefined ? await otherUser(domain, delta.path, signal) : null,
       });

@@ -73,6 +73,8 @@ export interface DeltaFacts {
   frozenInUse: boolean;
   /** A snapshot goes back to it. */
   pinned: boolean;
+  /** A merge of ours took it out of the chain. */
+  wasMerged: boolean;
   /** Since it was written to; null when it is not there. */
   untouchedMs: number | null;
   /** Another VM of the host has it among its images. */
@@ -104,7 +106,7 @@ export function decideDelta(facts: DeltaFacts): DeltaDecision {
   if (pinned) return { act: 'postpone', reason: 'a snapshot goes back to it' };
   if (frozenInUse) {
     // The VM goes on without it. Reverted on purpose, or started from an old definition: then somebody may want it back.
-    if (wasNeverUsed || (facts.untouchedMs ?? 0) >= GRACE_MS) return { act: 'remove' };
+    if (facts.wasMerged || wasNeverUsed || (facts.untouchedMs ?? 0) >= GRACE_MS) return { act: 'remove' };
     const reason = `the VM goes on without it; it is removed by a backup or chain finish a day after its last write`;
     return { act: 'postpone', reason };
   }

@@ -9,6 +9,7 @@ import { CommandFailed, runCommand } from '../run-command.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { imageChains, type ImageChains } from './image-chain.ts';
 import { mergeSteps, type MergeStep, type Ownership } from './merge-plan.ts';
+import { MergeNotes } from './merge-notes.ts';
 import { mergeRunning } from './merge-running.ts';
 import { powerOf } from './power.ts';
 import { imagesOfSnapshots } from './snapshots.ts';
@@ -17,7 +18,9 @@ import { imagesOfSnapshots } from './snapshots.ts';
 const MAX_MERGES = 256;
 
 /** What is done to the overlays on a VM's disks. At every instant the VM reads the same bytes. */
-export const createOverlays = ({ libvirt }: Pick<HostDependencies, 'libvirt'>) => {
+export const createOverlays = ({ libvirt, state }: Pick<HostDependencies, 'libvirt' | 'state'>) => {
+  const notes = new MergeNotes(state.mergesFolder);
+
   /**
    * Merges all overlays that should and may go, on a running VM by QEMU itself, on a stopped one by its tools. Repeatable
    * after a crash at any instant. Returns the disks' images afterwards, and which images took something in.
@@ -50,6 +53,7 @@ export const createOverlays = ({ libvirt }: Pick<HostDependencies, 'libvirt'>) =
         );
       }
       last = name;
+      await notes.begin(domain.uuid, step.dropped);
       if (isRunning) await mergeRunning(libvirt, domain, target, step, { signal });
       else await mergeStopped(domain, target, step, signal);
       changed.add(step.into.path);

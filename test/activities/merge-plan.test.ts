@@ -83,6 +83,7 @@ describe('decideDelta', () => {
     frozenExists: true,
     frozenInUse: false,
     pinned: false,
+    wasMerged: false,
     untouchedMs: GRACE_MS,
     otherVm: null,
   };
@@ -105,6 +106,7 @@ describe('decideDelta', () => {
     ['a snapshot goes back to it', { pinned: true, frozenInUse: true }, 'postpone'],
     ['the VM was reverted to the base', { frozenInUse: true }, 'remove'],
     ['the VM was reverted, and it was built on', { frozenInUse: true, wanted: true }, 'remove'],
+    ['merged a moment ago', { frozenInUse: true, untouchedMs: 1000, wasMerged: true }, 'remove'],
     ['the VM was reverted a moment ago', { frozenInUse: true, untouchedMs: 1000 }, 'postpone'],
     [
       'laid beside, and never put on',
