@@ -14,7 +14,7 @@ import { domainOf } from './domain.ts';
 import { isPublished } from './publish-backup.ts';
 import { frozenStamp, type ImageChains } from './image-chain.ts';
 import { MergeNotes } from './merge-notes.ts';
-import { decideDelta, whyHeld, type Ownership } from './merge-plan.ts';
+import { decideDelta, ownImageBelow, whyHeld, type Ownership } from './merge-plan.ts';
 import { createOverlays } from './overlays.ts';
 import { thaw } from './thaw.ts';
 
@@ -94,7 +94,8 @@ export const createMergeDeltas = (dependencies: HostDependencies) => {
   ): Promise<SettledDeltas> {
     const settled: SettledDeltas = { forget: [], update: [], postponed: [], anomalies: unknownOverlays(chains, owned) };
     const begun = await notes.begun(domain.uuid);
-    for (const delta of [...drop, ...keep]) {
+    const known = [...drop, ...keep];
+    for (const delta of known) {
       const place = placeOf(chains, delta.path);
       const wanted = owned.keep.has(delta.path);
       const decision = decideDelta({
@@ -106,7 +107,9 @@ export const createMergeDeltas = (dependencies: HostDependencies) => {
             : { below: place.layers[place.at + 1]?.path ?? null, held: whyHeld(place.layers, place.at, owned) },
         overlayExists: (await frozenStamp(delta.path)) !== null,
         frozenExists: (await frozenStamp(delta.frozenPath)) !== null,
-        frozenInUse: placeOf(chains, delta.frozenPath) !== undefined,
+        frozenInUse: [delta.frozenPath, ownImageBelow(delta, known)].some(
+          (path) => placeOf(chains, path) !== undefined,
+        ),
         pinned: owned.pinned.has(delta.path),
         wasMerged: begun.has(delta.path),
         untouchedMs: await untouchedMs(delta.path),

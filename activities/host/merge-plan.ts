@@ -60,6 +60,18 @@ export function whyHeld(layers: readonly ImageLayer[], at: number, { drop, keep,
   return undefined;
 }
 
+/** The image that an overlay lay on, or what that is merged into when it is itself an overlay of ours. */
+export function ownImageBelow(delta: Delta, known: readonly Delta[]): string {
+  const seen = new Set<string>();
+  let path = delta.frozenPath;
+  for (;;) {
+    const below = known.find((each) => each.path === path);
+    if (below === undefined || seen.has(path)) return path;
+    seen.add(path);
+    path = below.frozenPath;
+  }
+}
+
 /** What is known of one recorded overlay when the VM is looked at. */
 export interface DeltaFacts {
   delta: Delta;
@@ -69,7 +81,7 @@ export interface DeltaFacts {
   inChain: { below: string | null; held: string | undefined } | null;
   overlayExists: boolean;
   frozenExists: boolean;
-  /** The image it was put on is among the images of a disk of the VM. */
+  /** The image it was put on, or what that one was merged into, is among the images of a disk of the VM. */
   frozenInUse: boolean;
   /** A snapshot goes back to it. */
   pinned: boolean;
@@ -103,10 +115,11 @@ export function decideDelta(facts: DeltaFacts): DeltaDecision {
   }
   if (!overlayExists) return { act: 'forget' };
   if (otherVm !== null) return { act: 'forget' }; // the disk was given to another VM, with all its images
+  if (facts.wasMerged) return { act: 'remove' };
   if (pinned) return { act: 'postpone', reason: 'a snapshot goes back to it' };
   if (frozenInUse) {
     // The VM goes on without it. Reverted on purpose, or started from an old definition: then somebody may want it back.
-    if (facts.wasMerged || wasNeverUsed || (facts.untouchedMs ?? 0) >= GRACE_MS) return { act: 'remove' };
+    if (wasNeverUsed || (facts.untouchedMs ?? 0) >= GRACE_MS) return { act: 'remove' };
     const reason = `the VM goes on without it; it is removed by a backup or chain finish a day after its last write`;
     return { act: 'postpone', reason };
   }

@@ -3,6 +3,7 @@ import {
   decideDelta,
   GRACE_MS,
   mergeSteps,
+  ownImageBelow,
   whyHeld,
   type DeltaDecision,
   type DeltaFacts,
@@ -106,6 +107,7 @@ describe('decideDelta', () => {
     ['a snapshot goes back to it', { pinned: true, frozenInUse: true }, 'postpone'],
     ['the VM was reverted to the base', { frozenInUse: true }, 'remove'],
     ['the VM was reverted, and it was built on', { frozenInUse: true, wanted: true }, 'remove'],
+    ['merged together with what it lay on', { frozenExists: false, wasMerged: true }, 'remove'],
     ['merged a moment ago', { frozenInUse: true, untouchedMs: 1000, wasMerged: true }, 'remove'],
     ['the VM was reverted a moment ago', { frozenInUse: true, untouchedMs: 1000 }, 'postpone'],
     [
@@ -117,6 +119,15 @@ describe('decideDelta', () => {
     ['its disk was detached and the base is gone', { frozenExists: false }, 'refuse'],
   ])('%s', (_, changes, act) => {
     expect(decideDelta({ ...facts, ...changes }).act).toBe(act);
+  });
+
+  it('follows overlays of ours down to the image of the user', () => {
+    const upper = { ...DELTA, path: '/images/upper.qcow2', frozenPath: DELTA.path };
+    expect(ownImageBelow(upper, [DELTA, upper])).toBe(DELTA.frozenPath);
+    expect(ownImageBelow(DELTA, [DELTA, upper])).toBe(DELTA.frozenPath);
+    expect(ownImageBelow({ ...DELTA, frozenPath: DELTA.path }, [{ ...DELTA, frozenPath: DELTA.path }])).toBe(
+      DELTA.path,
+    );
   });
 
   it('names the anomaly', () => {
