@@ -21,6 +21,7 @@ const ARGUMENTS: Record<string, Subject> = {
   'backup validate': 'backups',
   'chain show': 'vms',
   'chain finish': 'vms',
+  'chain merge': 'vms',
   restore: 'backups',
   'offering remove': 'vms',
   'offering show': 'offerings',

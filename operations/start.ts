@@ -6,6 +6,7 @@ import type {
   CompressBackupRequest,
   DeleteBackupRequest,
   FinishChainRequest,
+  MergeBackupsRequest,
   RestoreDiskRequest,
   RestoreVmRequest,
   TakeBackupRequest,
@@ -48,6 +49,9 @@ export const startCompressBackup = async (
   request: CompressBackupRequest,
   vmName: string,
 ): Promise<WorkflowHandle> => await start(client, 'compressBackup', vmName, request);
+
+export const startMergeBackups = async (client: Client, request: MergeBackupsRequest): Promise<WorkflowHandle> =>
+  await start(client, 'mergeBackups', request.vm, request);
 
 export const startApplyRetention = async (client: Client, request: ApplyRetentionRequest): Promise<WorkflowHandle> =>
   await start(client, 'applyRetention', request.vm ?? 'all', request);

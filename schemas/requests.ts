@@ -134,6 +134,18 @@ export const compressBackupRequest = z.strictObject({
 });
 export type CompressBackupRequest = z.infer<typeof compressBackupRequest>;
 
+/** Merges the oldest increments of a VM's chain into the full beneath them: `{"vm": "web-1", "keep": 7}`. */
+export const mergeBackupsRequest = z.strictObject({
+  vm,
+  /** As many backups stay in the chain, at most. Default: one less than there are. */
+  keep: z.int().positive().optional(),
+  /** Default: the only one that has a chain of the VM. */
+  repository: plainName.optional(),
+  /** Only tell what would be merged. */
+  dryRun: z.boolean().optional(),
+});
+export type MergeBackupsRequest = z.infer<typeof mergeBackupsRequest>;
+
 export const inventoryHostRequest = z.strictObject({ host: plainName });
 export type InventoryHostRequest = z.infer<typeof inventoryHostRequest>;
 

@@ -36,7 +36,12 @@ export async function deleteUnderAdmission(
 }
 
 /** Leaf to root, up to the first that cannot be removed. A cancellation comes between two backups. */
-async function sweep(plan: DeletePlan, host: string, repository: RepositoryRecord, view: OperationView): Promise<void> {
+export async function sweep(
+  plan: DeletePlan,
+  host: string,
+  repository: RepositoryRecord,
+  view: OperationView,
+): Promise<void> {
   const control = controlActivities();
   for (const backup of plan.expunge) {
     view.step(`removing backup ${backup.id}`);

@@ -7,6 +7,7 @@ export { finishChain } from './finish-chain.ts';
 export { inventoryHost } from './inventory-host.ts';
 export { normalizeVm } from './normalize-vm.ts';
 export { probeVm } from './probe-vm.ts';
+export { mergeBackups } from './merge-backups.ts';
 export { reclaimOrphans } from './reclaim-orphans.ts';
 export { rehearse } from './rehearse.ts';
 export { restoreDisk } from './restore-disk.ts';

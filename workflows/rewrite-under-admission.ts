@@ -22,12 +22,13 @@ export interface RewriteOrder {
 /**
  * Writes a backup's files anew beside, compares them, and swaps them in. While they are written restores and backups go
  * on; the swap waits until nobody reads the chain or builds on it. `conclude` takes over what became of the backup; files that are
- * not worth swapping leave it null. Whatever ends it before the swap leaves the former files, and nothing beside.
+ * not worth swapping leave it null. `stillMeant` throws when things have changed before the swap. Whatever ends it before the swap leaves the former files, and nothing beside.
  */
 export async function rewriteUnderAdmission<T>(
   { plan, admission, hosts, heartbeatSeconds }: RewriteOrder,
   view: OperationView,
   conclude: (swapped: SwappedBackup | null, host: string) => Promise<T>,
+  stillMeant?: () => Promise<void>,
 ): Promise<T> {
   const control = controlActivities();
   let host: string | undefined;
@@ -46,6 +47,7 @@ export async function rewriteUnderAdmission<T>(
     await admitted(exclusive(admission, plan), view);
     return await CancellationScope.nonCancellable(async () => {
       view.step('swapping the files');
+      await stillMeant?.();
       await control.finalizeRewrite(plan);
       const swapped = await hostActivities(host ?? '').swapRewritten(plan, rewritten);
       return await finish(plan, host ?? '', () => conclude(swapped, host ?? ''), view);

@@ -80,8 +80,9 @@ export const createFinishChain = (dependencies: ControlDependencies) => {
     async endChains(vmUuid: string, chains: string[]): Promise<{ stale: string[]; target: BackupTarget | null }> {
       for (const chain of chains) {
         await catalog.backups.endChain(chain, 'requested');
-        const record = await catalog.backups.find(chain); // a chain bears the id of its full
-        if (record !== undefined) await catalog.checkpoints.retire(vmUuid, record.backup.repository);
+        // Any of its backups: the full whose id it bears may have been merged away.
+        const member = (await catalog.backups.list({ vm: vmUuid, all: true })).find(({ chainId }) => chainId === chain);
+        if (member !== undefined) await catalog.checkpoints.retire(vmUuid, member.repository);
       }
       const stale = await retired(vmUuid);
       const owner = stale[0] === undefined ? undefined : await catalog.backups.find(stale[0]);

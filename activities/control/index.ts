@@ -14,6 +14,7 @@ import { createResolveTarget } from './resolve-target.ts';
 import { createDiskRestore } from './restore-disk.ts';
 import { createReports } from './reports.ts';
 import { createRestore } from './restore.ts';
+import { createMerge } from './merge.ts';
 import { createRewrite } from './rewrite.ts';
 import { createValidation } from './validation.ts';
 import { createRetention } from './retention.ts';
@@ -37,6 +38,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createFinishChain(dependencies),
   ...createValidation(dependencies),
   ...createRewrite(dependencies),
+  ...createMerge(dependencies),
   ...createScheduleRuns(dependencies),
   ...createMissedRuns(dependencies),
   ...createReports(dependencies),

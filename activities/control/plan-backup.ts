@@ -10,7 +10,7 @@ import type { ControlDependencies } from './dependencies.ts';
 import { createParentCandidates } from './parent-candidates.ts';
 import { planDisks, type DiskPlan } from './plan-disks.ts';
 import { requireSnapshotPossible } from './plan-overlays.ts';
-import { whyChainEnds, whyNoChain } from './plan-chain.ts';
+import { isFullLength, whyChainEnds, whyNoChain } from './plan-chain.ts';
 
 /** After so many checkpoints that proved useless at the last moment, none is trusted any more. */
 const LOST_AT_MOST = 1;
@@ -48,7 +48,14 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => {
       const candidates = isSnapshot ? live.slice(0, 1) : live; // one overlay lies on each disk: the newest backup's
       await parents.noteDamage(candidates, facts.parentProblems);
       const [current] = candidates;
-      const ends = whyChainEnds({ asked, isolated, current: current?.record, chainSize: target.chainSize });
+      const firstPosition = current?.ancestry[0]?.backup.position ?? 1;
+      const ends = whyChainEnds({
+        asked,
+        isolated,
+        current: current?.record,
+        firstPosition,
+        chainSize: target.chainSize,
+      });
       const knownNumbers = await catalog.backups.diskNumbers(vm.uuid);
       const disksOn = (parent: ParentCandidate | undefined): DiskPlan => {
         const whyAll =
@@ -97,6 +104,7 @@ export const createPlanBackup = ({ catalog }: ControlDependencies) => {
         isolated,
         incremental,
         parent: parent?.record,
+        firstPosition,
         chainSize: target.chainSize,
       });
       await catalog.backups.create({
@@ -169,7 +177,7 @@ const hasBrokenBitmap = ({ disks }: VmFacts, backupId: string): boolean =>
     bitmaps.some(({ name, inconsistent }) => inconsistent && name === checkpointName(backupId)),
   );
 
-/** A chain bears the id of its full. */
+/** A chain bears the id of the full it began with, which a merge may have taken away. */
 interface ChainPlace {
   parentId: string | null;
   chainId: string | null;
@@ -182,9 +190,10 @@ function placeInChain(input: {
   isolated: boolean;
   incremental: boolean;
   parent: BackupRecord | undefined;
+  firstPosition: number;
   chainSize: number;
 }): ChainPlace {
-  const { backupId, isolated, incremental, parent, chainSize } = input;
+  const { backupId, isolated, incremental, parent, firstPosition, chainSize } = input;
   if (isolated) return { parentId: null, chainId: null, position: null, endOfChain: false };
   const continues = incremental && parent !== undefined;
   const position = continues ? (parent.backup.position ?? 1) + 1 : 1;
@@ -192,6 +201,6 @@ function placeInChain(input: {
     parentId: continues ? parent.backup.id : null,
     chainId: continues ? parent.backup.chainId : backupId,
     position,
-    endOfChain: chainSize >= 1 && position >= chainSize,
+    endOfChain: isFullLength({ position, firstPosition: continues ? firstPosition : 1, chainSize }),
   };
 }

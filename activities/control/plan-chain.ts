@@ -7,14 +7,24 @@ export function whyChainEnds(input: {
   asked: Pick<TakeBackupRequest, 'full'>;
   isolated: boolean;
   current: BackupRecord | undefined;
+  /** Position of the full that the current one is built on: more than 1 after a merge. */
+  firstPosition?: number | undefined;
   chainSize: number;
 }): FullReason | undefined {
-  const { asked, isolated, current, chainSize } = input;
+  const { asked, isolated, current, firstPosition, chainSize } = input;
   if (isolated || asked.full === true) return 'requested';
   if (current === undefined) return undefined;
-  const position = current.backup.position ?? 1;
-  return chainSize >= 1 && position >= chainSize ? 'chain-size-reached' : undefined;
+  return isFullLength({ position: current.backup.position ?? 1, firstPosition, chainSize })
+    ? 'chain-size-reached'
+    : undefined;
 }
+
+/** Whether a backup at that position is the last of its chain: merges take the first ones away, positions stay. */
+export const isFullLength = (place: {
+  position: number;
+  firstPosition?: number | undefined;
+  chainSize: number;
+}): boolean => place.chainSize >= 1 && place.position - (place.firstPosition ?? 1) + 1 >= place.chainSize;
 
 /** Why there is no open chain: what the last one was ended for, or that there never was one. */
 export function whyNoChain(lastChain: { open: boolean; endedReason: string | null } | undefined): FullReason {

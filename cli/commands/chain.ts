@@ -9,6 +9,7 @@ import { followRun } from '../follow-run.ts';
 import { shortId } from '../output.ts';
 import { chainTreeText } from './chain-text.ts';
 import { parseVm } from './dev.ts';
+import { addMergeCommand } from './merge.ts';
 import { vmNamed } from './vm.ts';
 
 export function addChainCommands(program: Command): void {
@@ -73,4 +74,5 @@ Example:
         );
       }),
     );
+  addMergeCommand(chain);
 }

@@ -12,6 +12,8 @@ describe('whyChainEnds', () => {
     ['chain size 1: every backup full', { current: at(1), chainSize: 1 }, 'chain-size-reached'],
     ['chain size 0: no limit', { current: at(4000), chainSize: 0 }, undefined],
     ['chain size below 0: no limit', { current: at(4000), chainSize: -1 }, undefined],
+    ['merges made room', { current: at(11), firstPosition: 5, chainSize: 8 }, undefined],
+    ['merged, and long enough again', { current: at(12), firstPosition: 5, chainSize: 8 }, 'chain-size-reached'],
     ['no chain yet', { current: undefined, chainSize: 8 }, undefined],
     ['a full was asked for', { asked: { full: true }, current: at(2), chainSize: 8 }, 'requested'],
     ['an isolated one was asked for', { isolated: true, current: at(2), chainSize: 8 }, 'requested'],
