@@ -141,7 +141,6 @@ describe('rewriting stored backups', () => {
     it('goes on after its worker was killed, and can be cancelled: then all is as before', async () => {
       const newest = contents[2]!.backup;
       const before = await shown(newest.id);
-      // Held in its beginning: the room for the new file is asked for at a repository that is away.
       const cancelled = await begin('backup', 'compress', newest.id);
       await bed.holdfast.kill('host');
       await bed.holdfast.cli('job', 'cancel', cancelled, '--json');
@@ -175,7 +174,7 @@ describe('rewriting stored backups', () => {
       const next = await take();
       expect(next.type).toBe('incremental');
       await expectAllStored();
-      await expectOnlyCheckpointOf(guest, next, { checkpoints: await checkpoints() });
+      await expectOnlyCheckpointOf(guest, next, { checkpoints: await checkpoints(), otherFiles: [/^during-/] });
     });
 
     it('restores what was compressed', async () => {
@@ -208,7 +207,7 @@ describe('rewriting stored backups', () => {
       await expectTidy();
     });
 
-    it('is refused where there is no room beside, and when its time is over; the former files stay', async () => {
+    it('is refused where there is no room beside, leaves the former files, and can be tried again', async () => {
       const lone = await bed.take('packed', { repository: 'small', compression: 'none', isolated: true });
       await run('mount', ['-o', 'remount,size=60m', small]);
       const full = await bed.holdfast.cli('backup', 'compress', lone.id, '--json');
@@ -233,7 +232,7 @@ describe('rewriting stored backups', () => {
 
     it('follows each backup of an offering that says `deferred`', async () => {
       await bed.holdfast.json('offering', 'create', 'later', '--repo', 'small', '--compression', 'deferred');
-      await bed.holdfast.json('offering', 'assign', 'packed', 'later');
+      await bed.holdfast.json('offering', 'assign', 'later', 'packed');
       const taken = await bed.take('packed', { isolated: true });
       await until('it is compressed', async () => (await shown(taken.id)).compression === 'Compressed', {
         timeoutMs: 120_000,

@@ -17,6 +17,7 @@ import {
 import { chainSteps, nothingOpen } from './chain-fakes.ts';
 import { VALIDATE_REQUEST, validationSteps } from './validation-fakes.ts';
 import { CONSOLIDATE_REQUEST, consolidationSteps, pullState, QUICK_REQUEST, quickRestoreSteps } from './quick-fakes.ts';
+import { BACKUP, compressSteps, mergeSteps } from './rewrite-fakes.ts';
 import { beQuiet, fails, recorded, workflowSuite, type FakeActivities } from './workflow-suite.ts';
 
 const FOLDER = join(import.meta.dirname, '..', 'histories');
@@ -34,6 +35,9 @@ describe('stored histories', async () => {
       'applyRetention-cancelled.json',
       'applyRetention-failure.json',
       'applyRetention-success.json',
+      'compressBackup-cancelled.json',
+      'compressBackup-failure.json',
+      'compressBackup-success.json',
       'consolidateDisks-cancelled.json',
       'consolidateDisks-failure.json',
       'consolidateDisks-success.json',
@@ -43,6 +47,9 @@ describe('stored histories', async () => {
       'finishChain-cancelled.json',
       'finishChain-failure.json',
       'finishChain-success.json',
+      'mergeBackups-cancelled.json',
+      'mergeBackups-failure.json',
+      'mergeBackups-success.json',
       'normalizeVm-cancelled.json',
       'normalizeVm-failure.json',
       'normalizeVm-success.json',
@@ -123,6 +130,18 @@ describe.runIf(wanted !== undefined)('recording', () => {
       while (!calls.includes('copyDisk')) await new Promise((done) => setTimeout(done, 20));
       await handle.cancel();
     });
+    for (const [name, request, steps] of [
+      ['compressBackup', { backupId: BACKUP }, compressSteps()],
+      ['mergeBackups', { vm: 'web-1' }, mergeSteps()],
+    ] as const) {
+      await record(`${name}-success`, request, steps);
+      await record(`${name}-failure`, request, { ...steps, rewriteBackup: fails('RepositoryFull') });
+      const held = { ...steps, rewriteBackup: untilCancelled };
+      await record(`${name}-cancelled`, request, held, async (handle, calls) => {
+        while (!calls.includes('rewriteBackup')) await new Promise((done) => setTimeout(done, 20));
+        await handle.cancel();
+      });
+    }
     await record('restoreVm-success', RESTORE_REQUEST, restoreSteps());
     await record('restoreDisk-success', RESTORE_DISK_REQUEST, restoreDiskSteps());
     const refused = { ...restoreDiskSteps(), attachDisk: fails('DiskNotAttachable') };
