@@ -400,6 +400,8 @@ export interface ProvenBackup {
   provedAt: string | null;
   /** When it was last validated, whatever came of it. */
   validatedAt: string | null;
+  /** All that the last validation tried, passed. */
+  isValid: boolean;
   bootMs: number | null;
 }
 

@@ -41,6 +41,7 @@ export const proofQueries = ({ db }: Database): ProofQueries => ({
           testedAt: triedBoot ? row.validated_at : row.booted_at,
           provedAt: row.booted_at,
           validatedAt: row.validated_at,
+          isValid: row.validation === 'Valid',
           bootMs: row.boot_ms,
         },
       ];

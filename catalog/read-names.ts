@@ -8,6 +8,7 @@ export interface CatalogNames {
   hosts: CatalogName[];
   repositories: CatalogName[];
   offerings: CatalogName[];
+  schedules: CatalogName[];
 }
 
 export interface CatalogName {
@@ -24,7 +25,7 @@ const LIMIT = 200;
  */
 export function readNames(url: string): CatalogNames {
   const path = url.startsWith('sqlite:') ? url.slice('sqlite:'.length) : '';
-  if (!existsSync(path)) return { vms: [], backups: [], hosts: [], repositories: [], offerings: [] };
+  if (!existsSync(path)) return { vms: [], backups: [], hosts: [], repositories: [], offerings: [], schedules: [] };
   const file = new DatabaseSync(path, { readOnly: true, timeout: 100 });
   const names = (sql: string): CatalogName[] =>
     file
@@ -41,6 +42,7 @@ export function readNames(url: string): CatalogNames {
       hosts: names(`select name as value, 'host' as description from hosts order by name`),
       repositories: names(`select name as value, 'repository' as description from repositories order by name`),
       offerings: names(`select name as value, 'offering' as description from offerings order by name`),
+      schedules: names(`select name as value, 'schedule' as description from schedules order by name`),
     };
   } finally {
     file.close();

@@ -28,6 +28,12 @@ const ARGUMENTS: Record<string, Subject> = {
   'offering update': 'offerings',
   'offering delete': 'offerings',
   'host rm': 'hosts',
+  'schedule show': 'schedules',
+  'schedule update': 'schedules',
+  'schedule pause': 'schedules',
+  'schedule resume': 'schedules',
+  'schedule run': 'schedules',
+  'schedule delete': 'schedules',
 };
 /** What an option's value means, wherever it stands. */
 const OPTIONS: Record<string, Subject> = {
@@ -79,7 +85,7 @@ async function namesFor(typed: readonly string[]): Promise<CatalogNames> {
     const { catalogUrl } = await openInstallation(at === -1 ? undefined : typed[at + 1]);
     return readNames(catalogUrl);
   } catch {
-    return { vms: [], backups: [], hosts: [], repositories: [], offerings: [] };
+    return { vms: [], backups: [], hosts: [], repositories: [], offerings: [], schedules: [] };
   }
 }
 

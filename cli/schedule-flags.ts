@@ -24,7 +24,7 @@ export interface ScheduleFlags {
   timezone?: string;
   isolated?: boolean;
   full?: boolean;
-  window?: number | null;
+  window?: number | 'none';
   jitter?: number;
   catchUp?: number;
   overlap?: Schedule['overlap'];
@@ -32,7 +32,7 @@ export interface ScheduleFlags {
   note?: string;
   rehearsal?: boolean;
   proveWithin?: number;
-  budget?: number | null;
+  budget?: number | 'none';
   maxVms?: number;
   steps?: ValidationStep[];
   report?: boolean;
@@ -134,7 +134,7 @@ export function taskOf(flags: ScheduleFlags): ScheduleTask {
       offering,
       vms,
       everySeconds: flags.proveWithin ?? DEFAULT_PROVE_WITHIN_SECONDS,
-      budgetSeconds: flags.budget ?? null,
+      budgetSeconds: limitOf(flags.budget),
       maxVms: flags.maxVms ?? null,
       steps: flags.steps ?? [...validationStep.options],
     };
@@ -166,7 +166,7 @@ export function changedTask(former: ScheduleTask, flags: ScheduleFlags): Schedul
     ...former,
     ...subjects,
     everySeconds: flags.proveWithin ?? former.everySeconds,
-    budgetSeconds: flags.budget === undefined ? former.budgetSeconds : flags.budget,
+    budgetSeconds: flags.budget === undefined ? former.budgetSeconds : limitOf(flags.budget),
     maxVms: flags.maxVms ?? former.maxVms,
     steps: flags.steps ?? former.steps,
   };
@@ -182,7 +182,7 @@ export function scheduleOf(name: string, task: ScheduleTask, flags: ScheduleFlag
       task,
       timing,
       timezone: flags.timezone ?? localZone(),
-      windowSeconds: flags.window ?? null,
+      windowSeconds: limitOf(flags.window),
       jitterSeconds: flags.jitter ?? 0,
       catchUpSeconds: flags.catchUp ?? DEFAULT_CATCH_UP_SECONDS,
       overlap: flags.overlap ?? 'skip',
@@ -202,7 +202,7 @@ export function changedSchedule(schedule: Schedule, task: ScheduleTask, flags: S
       task,
       timing: timingOf(flags) ?? schedule.timing,
       timezone: flags.timezone ?? schedule.timezone,
-      windowSeconds: flags.window === undefined ? schedule.windowSeconds : flags.window,
+      windowSeconds: flags.window === undefined ? schedule.windowSeconds : limitOf(flags.window),
       jitterSeconds: flags.jitter ?? schedule.jitterSeconds,
       catchUpSeconds: flags.catchUp ?? schedule.catchUpSeconds,
       overlap: flags.overlap ?? schedule.overlap,
@@ -274,7 +274,10 @@ export function parseDuration(value: string): number {
   return seconds;
 }
 
-const parseWindow = (value: string): number | null => (value === 'none' ? null : parseDuration(value));
+// Not null, which commander takes for no value at all.
+const parseWindow = (value: string): number | 'none' => (value === 'none' ? value : parseDuration(value));
+const limitOf = (flag: number | 'none' | undefined): number | null =>
+  flag === 'none' || flag === undefined ? null : flag;
 
 export const collected =
   <T>(parse: (value: string) => T) =>

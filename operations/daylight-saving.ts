@@ -59,6 +59,7 @@ export async function explainDaylightSaving(
   timezone: string,
   from: Date,
   runsIn: (from: string, to: string) => Promise<string[]>,
+  jitterSeconds = 0,
 ): Promise<string[]> {
   const lines: string[] = [];
   if (calendars.length === 0) return lines;
@@ -74,18 +75,24 @@ export async function explainDaylightSaving(
       lines.push(`${turned}; ${list(touched)} ${touched.length === 1 ? 'does' : 'do'} not exist that day: no run`);
       continue;
     }
-    const runs = await runsIn(new Date(atMs - shift - MINUTE_MS).toISOString(), new Date(atMs + shift).toISOString());
-    const local = runs.map((run) => ({
-      time: clockText(minuteOfDay(Date.parse(run), Date.parse(run) < atMs ? change.offsetBefore : change.offsetAfter)),
-      second: Date.parse(run) >= atMs,
-    }));
-    const repeated = local.filter(({ time }) => touched.includes(time));
-    if (repeated.length === 0) continue;
-    const which = repeated.every(({ second }) => second) ? 'the second time' : 'the first time';
-    const times = [...new Set(repeated.map(({ time }) => time))];
-    const twice = repeated.length > times.length;
+    const end = new Date(atMs + shift + jitterSeconds * 1000).toISOString();
+    const runs = await runsIn(new Date(atMs - shift - MINUTE_MS).toISOString(), end);
+    const found = runs.flatMap((run) => {
+      const times = occurrences(touched, change).filter(({ ms }) => {
+        const late = Date.parse(run) - ms;
+        return late >= 0 && late < jitterSeconds * 1000 + 1000;
+      });
+      return times.length === 0 ? [] : [times];
+    });
+    if (found.length === 0) continue;
+    const told = [...new Set(found.flat().map(({ time }) => time))].toSorted();
+    const turns = new Set(found.flat().map(({ turn }) => turn));
+    const [turn] = turns;
+    // With much jitter a run may be either.
+    const once = turns.size === 1 && turn !== undefined ? `once, ${turn}` : 'once';
+    const twice = found.length > told.length && found.every((times) => times.length === 1);
     lines.push(
-      `${turned}; ${list(times)} ${times.length === 1 ? 'comes' : 'come'} twice: runs ${twice ? 'twice' : `once, ${which}`}`,
+      `${turned}; ${list(told)} ${told.length === 1 ? 'comes' : 'come'} twice: runs ${twice ? 'twice' : once}`,
     );
   }
   return lines;
@@ -117,6 +124,19 @@ function touchedTimes(calendars: CalendarTimes[], change: ClockChange): string[]
 
 const isIn = (ranges: Range[], value: number): boolean =>
   ranges.some(({ start, end, step }) => value >= start && value <= end && (value - start) % Math.max(step, 1) === 0);
+
+/** Both times at which a local time comes on the day the clocks go back. */
+const occurrences = (times: string[], { at, offsetBefore, offsetAfter }: ClockChange) =>
+  times.flatMap((time) => {
+    const first = minuteOfDay(Date.parse(at), offsetAfter);
+    const minute = Number(time.slice(0, 2)) * 60 + Number(time.slice(3));
+    const second = Date.parse(at) + ((minute - first + 1440) % 1440) * MINUTE_MS;
+    const before = second - (offsetBefore - offsetAfter) * MINUTE_MS;
+    return [
+      { time, turn: 'the first time', ms: before },
+      { time, turn: 'the second time', ms: second },
+    ];
+  });
 
 const numbered = (ranges: Range<string>[], names: string[]): Range[] =>
   ranges.map(({ start, end, step }) => ({ start: names.indexOf(start), end: names.indexOf(end), step }));

@@ -171,8 +171,12 @@ async function told(
   const { spec } = await client.schedule.getHandle(scheduleId(name)).describe();
   return {
     schedule: await showSchedule(services, record),
-    daylightSaving: await explainDaylightSaving(spec.calendars ?? [], spec.timezone || 'UTC', now, (from, to) =>
-      clock.matching(name, from, to),
+    daylightSaving: await explainDaylightSaving(
+      spec.calendars ?? [],
+      spec.timezone || 'UTC',
+      now,
+      (from, to) => clock.matching(name, from, to),
+      schedule.jitterSeconds,
     ),
   };
 }

@@ -71,7 +71,7 @@ export class OperationView {
     const { operation, vm, step, waitingFor, backupId } = this.#progress;
     setCurrentDetails(
       [
-        `**${operation}** of VM **${vm}**${backupId === null ? '' : ` (backup \`${backupId}\`)`}`,
+        `**${operation}**${vm === '' ? '' : ` of VM **${vm}**`}${backupId === null ? '' : ` (backup \`${backupId}\`)`}`,
         '',
         `- step: ${step}`,
         ...(waitingFor === null ? [] : [`- ${waitingFor}`]),

@@ -9,7 +9,7 @@ import type {
   ScheduleRunSummary,
   ScheduleTask,
 } from '../../schemas/schedule.ts';
-import { chooseRehearsals } from '../../operations/choose-rehearsals.ts';
+import { chooseRehearsals, type TestedBackup } from '../../operations/choose-rehearsals.ts';
 import { spanText } from '../../operations/duration.ts';
 import type { ControlDependencies } from './dependencies.ts';
 
@@ -40,6 +40,16 @@ export const createScheduleRuns = ({ catalog }: ControlDependencies) => {
     });
   }
 
+  /** Where no VM is to boot, a validation that passed is the proof. */
+  async function testedBy({ steps }: { steps: string[] }): Promise<TestedBackup[]> {
+    const backups = await catalog.proofs.backups();
+    if (steps.includes('boot')) return backups;
+    return backups.map((backup) => {
+      const { validatedAt, isValid } = backup;
+      return { ...backup, testedAt: validatedAt, provedAt: isValid ? validatedAt : null };
+    });
+  }
+
   /** VMs that are due to be proved, and from what; more than `maxVms` wait for the next run. */
   async function rehearsalsOf(task: Extract<ScheduleTask, { kind: 'rehearsal' }>, seed: string): Promise<Work[]> {
     const all =
@@ -50,7 +60,7 @@ export const createScheduleRuns = ({ catalog }: ControlDependencies) => {
       uuid === null || state !== 'pending' ? [] : [{ uuid, name }],
     );
     const { everySeconds } = task;
-    const due = chooseRehearsals(known, await catalog.proofs.backups(), { everySeconds, now: new Date(), seed });
+    const due = chooseRehearsals(known, await testedBy(task), { everySeconds, now: new Date(), seed });
     const nothing = 'it has no good backup to be proved from';
     const provable = due.filter(({ backupId }) => backupId !== null);
     return [

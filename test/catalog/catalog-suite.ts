@@ -21,6 +21,7 @@ import {
   T0,
   takeChain,
 } from './records.ts';
+import { scheduleSuite } from './schedule-suite.ts';
 
 /** What every catalog does, whichever database keeps it. `newUrl` names an empty one. */
 export function catalogSuite(newUrl: () => Promise<string>): void {
@@ -723,6 +724,8 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
       await expect(catalog.consolidations.create({ ...consolidation(), vm: one.vm })).rejects.toThrow();
     });
   });
+
+  scheduleSuite(openNew);
 
   describe('admissions', () => {
     it('grants a VM to one operation at a time, and tells the other what it waits for', async () => {

@@ -70,4 +70,12 @@ describe('explainDaylightSaving', () => {
     const [line] = await explainDaylightSaving([often], 'Europe/Berlin', FROM, runs([]));
     expect(line).toContain('02:00 to 02:55 (12 times) do not exist');
   });
+
+  it.each([
+    ['the second time', ['2027-10-31T01:39:10.000Z'], 600, 'runs once, the second time'],
+    ['either time', ['2027-10-31T01:39:10.000Z'], 7200, 'runs once'],
+  ])('knows a run that jitter put off: %s', async (_what, times, jitter, expected) => {
+    const [, line] = await explainDaylightSaving([calendar(2, 30)], 'Europe/Berlin', FROM, runs(times), jitter);
+    expect(line).toMatch(new RegExp(`${expected}$`));
+  });
 });
