@@ -8,11 +8,11 @@ import type { ControlDependencies } from './dependencies.ts';
 /** What holds for a VM that no offering protects. */
 const UNPROTECTED: Offering = offeringSchema.parse({ name: 'none' });
 
-/** What happens after each backup of a VM with that offering. */
-const followUpsOf = (offering: Offering): NonNullable<BackupTarget['followUps']> => [
+/** What happens after each backup by that offering. What it keeps holds for the VMs it protects, not for a single backup. */
+const followUpsOf = (offering: Offering, isVms: boolean): NonNullable<BackupTarget['followUps']> => [
   ...(offering.compression === 'deferred' ? (['compressBackup'] as const) : []),
   ...(offering.validation.length > 0 ? (['validateBackup'] as const) : []),
-  ...(offering.retention === null ? [] : (['applyRetention'] as const)),
+  ...(offering.retention !== null && isVms ? (['applyRetention'] as const) : []),
 ];
 
 export const createResolveTarget = ({ catalog, heartbeatSeconds }: ControlDependencies) => {
@@ -75,7 +75,7 @@ export const createResolveTarget = ({ catalog, heartbeatSeconds }: ControlDepend
         timeLimitSeconds: asked.timeLimitSeconds ?? offering.timeLimitSeconds,
         tenant: offering.tenant,
         priority: offering.priority,
-        followUps: followUpsOf(offering),
+        followUps: followUpsOf(offering, name === vm.offering),
       };
     },
   };
