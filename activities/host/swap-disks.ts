@@ -260,10 +260,12 @@ export const createSwapDisks = (dependencies: HostDependencies & { restores: Res
     }
     await mkdir(dirname(place), { recursive: true, mode: 0o711 });
     if (!isNoted) {
-      if (owner !== undefined && (await fileId(former)) === undefined) await link(place, former);
       const kept = { place, former: owner === undefined ? null : former };
       await restores.write(plan.restoreId, Object.assign(note, { keptFiles: [...(note.keptFiles ?? []), kept] }));
     }
+    // Before it is replaced: as long as it has no second name it is the former one.
+    if (owner !== undefined && (await fileId(former)) === undefined && keepsFormer(note, place))
+      await link(place, former);
     const temporary = `${place}.holdfast-${plan.restoreId}`;
     await writeFile(temporary, Buffer.from(file.content, 'base64'), { mode: file.mode });
     if (owner !== undefined) await chown(temporary, owner.uid, owner.gid);
@@ -278,6 +280,9 @@ export const createSwapDisks = (dependencies: HostDependencies & { restores: Res
 /** libvirt's last word; not that it is busy. */
 const isRefusal = (error: unknown): error is LibvirtError =>
   error instanceof LibvirtError && error.code !== LIBVIRT_ERRORS.OPERATION_TIMEOUT;
+
+const keepsFormer = ({ keptFiles = [] }: RestoreNote, place: string): boolean =>
+  keptFiles.some((kept) => kept.place === place && kept.former !== null);
 
 /** UEFI variables and TPM state as they were before. */
 async function removeFormer(noted: RestoreNote | undefined): Promise<void> {

@@ -461,6 +461,31 @@ describe('a restore', () => {
     }
   });
 
+  it('does not mix with another one of the same backup: in place beside a new VM, and two of one name', async () => {
+    await run('qemu-io', ['-f', 'qcow2', '-c', 'write -P 94 0 40M', image('vda')]);
+    const outcomes = await Promise.allSettled([
+      bed.restore(incremental.id),
+      bed.restore(incremental.id, { as: 'web-1-e' }),
+      bed.restore(incremental.id, { as: 'web-1-e' }),
+    ]);
+    expect(await contents()).toEqual(hashes);
+    expect(outcomes[0].status).toBe('fulfilled');
+    const copies = outcomes.slice(1).flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
+    const refusals = outcomes.flatMap((one) => (one.status === 'rejected' ? [String(one.reason)] : []));
+    expect(copies).toHaveLength(1);
+    expect(refusals).toEqual([expect.stringMatching(/VmNameTaken|DestinationExists/)]);
+    const dom = await bed.host.libvirt.lookupByName('web-1-e');
+    expect(dom?.uuid).toBe(copies[0]?.vm.uuid);
+    const [vdaOfCopy, vdbOfCopy] = copies[0]?.disks.map(({ path }) => path) ?? [];
+    expect(await sha256OfImage(vdaOfCopy ?? '', 'qcow2')).toBe(hashes['vda']);
+    expect(await sha256OfImage(vdbOfCopy ?? '', 'raw')).toBe(hashes['vdb']);
+    await bed.host.libvirt.undefine(dom ?? guest.dom);
+    for (const { path } of copies[0]?.disks ?? []) await rm(path);
+    expect(Object.keys(await files())).toEqual(['web-1-vda.qcow2', 'web-1-vdb.raw']);
+    expect(await vmState()).toBe('Idle');
+    expect(await admitted()).toEqual([]);
+  });
+
   it('that was ended by force is undone by reclaim: disks, notes, states', async () => {
     const before = await files();
     const running = await bed.start('restoreVm', { backupId: incremental.id });
