@@ -15,6 +15,7 @@ import {
   snapshotSteps,
 } from './fakes.ts';
 import { chainSteps, nothingOpen } from './chain-fakes.ts';
+import { dueVms, SCHEDULE_REQUEST, scheduleSteps } from './schedule-fakes.ts';
 import { VALIDATE_REQUEST, validationSteps } from './validation-fakes.ts';
 import { CONSOLIDATE_REQUEST, consolidationSteps, pullState, QUICK_REQUEST, quickRestoreSteps } from './quick-fakes.ts';
 import { BACKUP, compressSteps, mergeSteps } from './rewrite-fakes.ts';
@@ -58,11 +59,20 @@ describe('stored histories', async () => {
       'reclaimOrphans-cancelled.json',
       'reclaimOrphans-failure.json',
       'reclaimOrphans-success.json',
+      'rehearse-cancelled.json',
+      'rehearse-failure.json',
+      'rehearse-success.json',
       'restoreDisk-cancelled.json',
       'restoreDisk-failure.json',
       'restoreDisk-success.json',
       'restoreVm-quick.json',
       'restoreVm-success.json',
+      'runSchedule-cancelled.json',
+      'runSchedule-failure.json',
+      'runSchedule-success.json',
+      'sendReport-cancelled.json',
+      'sendReport-failure.json',
+      'sendReport-success.json',
       'takeBackup-cancelled.json',
       'takeBackup-failure.json',
       'takeBackup-snapshot-failure.json',
@@ -100,6 +110,7 @@ const withoutMachine = (history: string): string =>
 const wanted = process.env['HOLDFAST_RECORD_HISTORIES'];
 describe.runIf(wanted !== undefined)('recording', () => {
   const suite = workflowSuite();
+  const withStandIns = workflowSuite({ workflowsPath: join(import.meta.dirname, 'fixtures', 'scheduled.ts') });
   const untilCancelled = async (): Promise<never> => {
     const context = Context.current();
     const beat = setInterval(() => context.heartbeat(), 100);
@@ -110,17 +121,35 @@ describe.runIf(wanted !== undefined)('recording', () => {
     request: unknown,
     steps: FakeActivities,
     during: (handle: WorkflowHandle, calls: string[]) => Promise<void> = () => Promise.resolve(),
+    by = suite,
   ): Promise<void> => {
     if (wanted !== '1' && !name.startsWith(wanted ?? '')) return;
     const { activities, calls } = recorded(steps);
     const [workflow = ''] = name.split('-');
-    await suite.run(workflow, request, activities, async (handle) => {
+    await by.run(workflow, request, activities, async (handle) => {
       await during(handle, calls);
       await handle.result().catch(() => undefined);
       const history = historyToJSON(await handle.fetchHistory());
       await writeFile(join(FOLDER, `${name}.json`), `${withoutMachine(history)}\n`);
     });
   };
+
+  it('records those of schedules', { timeout: 180_000 }, async () => {
+    for (const workflow of ['runSchedule', 'rehearse', 'sendReport'] as const) {
+      const nothing = (): Promise<void> => Promise.resolve();
+      const steps = scheduleSteps(workflow);
+      const gone = { ...steps, beginScheduleRun: fails('ScheduleNotFound') };
+      await record(`${workflow}-success`, SCHEDULE_REQUEST, steps, nothing, withStandIns);
+      await record(`${workflow}-failure`, SCHEDULE_REQUEST, gone, nothing, withStandIns);
+      const held = { ...scheduleSteps(workflow, dueVms('d', 'f')), postReport: untilCancelled };
+      const cancel = async (handle: WorkflowHandle, calls: string[]): Promise<void> => {
+        const atWork = (): number => calls.filter((name) => name === 'vmStarted' || name === 'postReport').length;
+        while (atWork() < (workflow === 'sendReport' ? 1 : 2)) await new Promise((done) => setTimeout(done, 20));
+        await handle.cancel();
+      };
+      await record(`${workflow}-cancelled`, SCHEDULE_REQUEST, held, cancel, withStandIns);
+    }
+  });
 
   it('records them', async () => {
     await record('takeBackup-success', { vm: 'web-1' }, backupSteps());
