@@ -73,6 +73,7 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
     view.step('ending the chain');
     const { stale, target } = await control.endChains(vm.uuid, openChains);
     let left: string | null = null;
+    let tidied: string[] = [];
     if (stale.length > 0 && target !== null) {
       const kept = `${stale.length} checkpoints stay on VM ${vm.name} until its next backup, or: holdfast chain finish ${vm.name}`;
       if (absent !== null) left = `${kept} (${absent})`;
@@ -80,6 +81,7 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
         await hostActivities(vm.host)
           .removeCheckpoints({ ...target, host: vm.host }, stale)
           .then(() => control.checkpointsRemoved(vm.uuid, stale))
+          .then(() => (tidied = stale))
           .catch((error: unknown) => (left = `${kept} (${causeOf(error)})`));
     }
     if (overlays) left = (await mergeAll(vm, absent, view)) ?? left;
@@ -89,7 +91,7 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
       vm: { uuid: vm.uuid, name: vm.name },
       chains: openChains,
       repaired,
-      tidied: left === null ? stale : [],
+      tidied,
       left,
     };
   } catch (error) {
