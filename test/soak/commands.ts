@@ -25,7 +25,7 @@ const disturb = fc.oneof(
 /** True once in n. */
 const rarely = (n: number) => fc.nat({ max: n - 1 }).map((drawn) => drawn === 0);
 const power = fc.constantFrom('start' as const, 'stop' as const);
-const onBackup = fc.constantFrom('restore as new' as const);
+const onBackup = fc.constantFrom('restore as new' as const, 'validate' as const);
 
 const command: fc.Arbitrary<Command> = fc.oneof(
   {

@@ -11,6 +11,12 @@ const SEED = Number(process.env['HOLDFAST_SOAK_SEED'] ?? (MINUTES > 0 ? Date.now
 const STEPS = MINUTES > 0 ? 100_000 : 40;
 const DISK_BYTES = 4 * 1024 * 1024;
 const CHAIN_SIZE = 4;
+/** Raw disks hold no bitmaps: they live with snapshots only. */
+const STRATEGIES = ['checkpoint', 'snapshot'] as const;
+const DISKS = {
+  checkpoint: { vda: 'qcow2', vdb: 'qcow2' },
+  snapshot: { vda: 'raw', vdb: 'qcow2' },
+} as const;
 
 describe('a random life of VMs', () => {
   let bed: TestBed;
@@ -18,15 +24,28 @@ describe('a random life of VMs', () => {
   beforeAll(async () => {
     bed = await startTestBed('kvm-life', { heartbeatSeconds: 3 });
     const vms = [];
-    for (const strategy of ['checkpoint'] as const) {
+    for (const strategy of STRATEGIES) {
       const offering = `by-${strategy}`;
       const name = `life-${strategy}`;
-      const targets = ['vda', 'vdb'];
+      const targets = ['vda', 'vdb'] as const;
       const guest = await bed.guest({
         name,
-        disks: targets.map((target) => ({ target, sizeBytes: DISK_BYTES, format: 'qcow2', fs: 'none' })),
+        disks: targets.map((target) => ({
+          target,
+          sizeBytes: DISK_BYTES,
+          format: DISKS[strategy][target],
+          fs: 'none',
+        })),
       });
-      await bed.holdfast.json('offering', 'create', offering, '--chain-size', String(CHAIN_SIZE));
+      await bed.holdfast.json(
+        'offering',
+        'create',
+        offering,
+        '--chain-size',
+        String(CHAIN_SIZE),
+        '--strategy',
+        strategy,
+      );
       await bed.holdfast.json('vm', 'ls');
       await bed.holdfast.json('offering', 'assign', offering, name);
       vms.push({
