@@ -70,7 +70,8 @@ describe('a random life of VMs', () => {
           const step = await life.step(command);
           if (step !== undefined) done.push(step);
         } catch (error) {
-          throw new Error(`seed ${SEED}, at ${JSON.stringify(command)}, after:\n${done.join('\n')}`, { cause: error });
+          const before = `after:\n${done.join('\n')}\n${await life.describe()}`;
+          throw new Error(`seed ${SEED}, at ${JSON.stringify(command)}, ${before}`, { cause: error });
         }
       }
       expect(done.length).toBeGreaterThan(0);

@@ -229,6 +229,15 @@ export class Life {
     });
   }
 
+  /** What the installation knows, for whoever has to find out what went wrong. */
+  async describe(): Promise<string> {
+    const shown = await Promise.all(
+      this.#vms.map(async ({ model }) => (await this.#bed.holdfast.cli('chain', 'show', model.name)).stdout),
+    );
+    const jobs = await this.#bed.holdfast.cli('job', 'ls');
+    return [...shown, jobs.stdout].join('\n');
+  }
+
   /** All that was ever backed up and not deleted reads as it did, and nothing is left over anywhere. */
   async expectAllGood(): Promise<void> {
     for (const vm of this.#vms) {
