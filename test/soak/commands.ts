@@ -12,7 +12,7 @@ export type Command =
   | { do: 'take'; vm: number; isolated: boolean; full: boolean; plain: boolean; disturb: Disturbance }
   | { do: 'start' | 'stop' | 'finish'; vm: number }
   | { do: 'delete'; vm: number; backup: number; force: boolean }
-  | { do: 'restore in place' | 'restore as new' | 'compress' | 'validate' | 'snapshot'; vm: number; backup: number };
+  | { do: 'restore in place' | 'restore as new' | 'compress' | 'validate'; vm: number; backup: number };
 
 const small = fc.nat({ max: 1000 });
 const afterMs = fc.integer({ min: 20, max: 1500 });
@@ -25,7 +25,7 @@ const disturb = fc.oneof(
 /** True once in n. */
 const rarely = (n: number) => fc.nat({ max: n - 1 }).map((drawn) => drawn === 0);
 const power = fc.constantFrom('start' as const, 'stop' as const);
-const onBackup = fc.constantFrom('restore as new' as const, 'validate' as const);
+const onBackup = fc.constantFrom('restore as new' as const, 'compress' as const, 'validate' as const);
 
 const command: fc.Arbitrary<Command> = fc.oneof(
   {
