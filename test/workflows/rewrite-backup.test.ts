@@ -10,7 +10,7 @@ const LONG_PART = ['requestAdmission', 'beginRewrite', 'seesRepository', 'rewrit
 const UNDO = ['undoRewrite', 'endRewrite', 'releaseAdmission'];
 
 describe('compressBackup', () => {
-  const { run } = workflowSuite();
+  const suite = workflowSuite();
 
   it('shares the chain while it writes, and has VM and chain to itself while it swaps', async () => {
     const asked: AdmissionRequest[] = [];
@@ -21,7 +21,7 @@ describe('compressBackup', () => {
         return Promise.resolve(GRANTED);
       },
     });
-    const done = await run<CompressedBackup>('compressBackup', { backupId: BACKUP }, activities);
+    const done = await suite.run<CompressedBackup>('compressBackup', { backupId: BACKUP }, activities);
     expect(done).toEqual({
       ...compressed,
       compressionResult: { outcome: 'compressed', beforeBytes: 100, afterBytes: 40 },
@@ -48,7 +48,7 @@ describe('compressBackup', () => {
       ...compressSteps(),
       rewriteBackup: () => Promise.resolve({ found: 'rewritten', disks: [] }),
     });
-    const done = await run<CompressedBackup>('compressBackup', { backupId: BACKUP }, activities);
+    const done = await suite.run<CompressedBackup>('compressBackup', { backupId: BACKUP }, activities);
     expect(done.compressionResult).toEqual({ outcome: 'not-smaller', beforeBytes: 100, afterBytes: 100 });
     expect(calls).toEqual(['planCompression', ...LONG_PART, 'keepFiles', 'releaseAdmission', 'forgetRewrite']);
   });
@@ -61,14 +61,14 @@ describe('compressBackup', () => {
       ...compressSteps(),
       rewriteBackup: () => Promise.resolve({ found, disks: [] }),
     });
-    await run('compressBackup', { backupId: BACKUP }, activities);
+    await suite.run('compressBackup', { backupId: BACKUP }, activities);
     expect(calls).toContain('swapRewritten');
     expect(calls).toContain('commitRewrite');
   });
 
   it('undoes what it wrote beside when that fails, and says why', async () => {
     const { activities, calls } = recorded({ ...compressSteps(), rewriteBackup: fails('RepositoryFull') });
-    expect(await failureOf(run('compressBackup', { backupId: BACKUP }, activities))).toMatchObject({
+    expect(await failureOf(suite.run('compressBackup', { backupId: BACKUP }, activities))).toMatchObject({
       type: 'RepositoryFull',
     });
     expect(calls).toEqual(['planCompression', ...LONG_PART, ...UNDO]);
@@ -83,7 +83,7 @@ describe('compressBackup', () => {
         return await context.cancelled.finally(() => clearInterval(beat));
       },
     });
-    await run('compressBackup', { backupId: BACKUP }, activities, async (handle) => {
+    await suite.run('compressBackup', { backupId: BACKUP }, activities, async (handle) => {
       while (!calls.includes('rewriteBackup')) await new Promise((done) => setTimeout(done, 20));
       await handle.cancel();
       await handle.result().catch(() => undefined);
@@ -98,18 +98,18 @@ describe('compressBackup', () => {
         done: compressed,
       }),
     });
-    const done = await run<CompressedBackup>('compressBackup', { backupId: BACKUP }, activities);
+    const done = await suite.run<CompressedBackup>('compressBackup', { backupId: BACKUP }, activities);
     expect(done.compressionResult).toEqual({ outcome: 'already-compressed', beforeBytes: 40, afterBytes: 40 });
     expect(calls).toEqual(['planCompression']);
   });
 });
 
 describe('mergeBackups', () => {
-  const { run } = workflowSuite();
+  const suite = workflowSuite();
 
   it('removes the former full only after its successor is in its place', async () => {
     const { activities, calls } = recorded(mergeSteps());
-    const done = await run<MergedChain>('mergeBackups', { vm: 'web-1' }, activities);
+    const done = await suite.run<MergedChain>('mergeBackups', { vm: 'web-1' }, activities);
     expect(done.merges.map(({ full, into }) => [full.id, into.id])).toEqual([[FULL, BACKUP]]);
     expect(calls).toEqual([
       'planMerges',
@@ -131,14 +131,16 @@ describe('mergeBackups', () => {
 
   it('keeps the full when somebody has built on it meanwhile', async () => {
     const { activities, calls } = recorded({ ...mergeSteps(), planFormerFull: () => Promise.resolve(null) });
-    await run('mergeBackups', { vm: 'web-1' }, activities);
+    await suite.run('mergeBackups', { vm: 'web-1' }, activities);
     expect(calls).not.toContain('deleteFiles');
     expect(calls).toContain('commitRewrite');
   });
 
   it('swaps nothing when the chain is another by then', async () => {
     const { activities, calls } = recorded({ ...mergeSteps(), requireMergeable: fails('NothingToMerge') });
-    expect(await failureOf(run('mergeBackups', { vm: 'web-1' }, activities))).toMatchObject({ type: 'NothingToMerge' });
+    expect(await failureOf(suite.run('mergeBackups', { vm: 'web-1' }, activities))).toMatchObject({
+      type: 'NothingToMerge',
+    });
     expect(calls).not.toContain('swapRewritten');
     expect(calls.slice(-3)).toEqual(UNDO);
   });

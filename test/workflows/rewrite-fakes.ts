@@ -66,8 +66,8 @@ const rewriteSteps = (): FakeActivities => ({
 
 export const compressSteps = (): FakeActivities => ({
   ...rewriteSteps(),
-  planCompression: ((operationId: string) =>
-    Promise.resolve({ ...orderOf(operationId, 'compressBackup'), done: null, storedBytes: 100 })) as never,
+  planCompression: (operationId: string) =>
+    Promise.resolve({ ...orderOf(operationId, 'compressBackup'), done: null, storedBytes: 100 }),
   keepFiles: () => Promise.resolve({ ...backup, compression: 'Compressed' }),
 });
 
@@ -84,8 +84,7 @@ const chain: MergedChain = {
 
 export const mergeSteps = (): FakeActivities => ({
   ...rewriteSteps(),
-  planMerges: ((operationId: string) =>
-    Promise.resolve({ chain, next: orderOf(operationId, 'mergeBackups') })) as never,
+  planMerges: (operationId: string) => Promise.resolve({ chain, next: orderOf(operationId, 'mergeBackups') }),
   requireMergeable: () => Promise.resolve(),
   planFormerFull: () =>
     Promise.resolve({
