@@ -1,8 +1,9 @@
 import { MockActivityEnvironment } from '@temporalio/testing';
+import { DefaultLogger } from '@temporalio/worker';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { HostDependencies } from '../../activities/host/dependencies.ts';
 import { Fence } from '../../activities/host/fence.ts';
 import { createRewriteBackup } from '../../activities/host/rewrite-backup.ts';
@@ -19,7 +20,6 @@ import type { Manifest } from '../../schemas/manifest.ts';
 import type { RewritePlan, RewrittenFiles } from '../../schemas/rewrite-plan.ts';
 import { REPOSITORY_ID } from '../support/blob-store-suite.ts';
 import { manifestOf } from '../support/sample-manifest.ts';
-import { beQuiet } from '../workflows/workflow-suite.ts';
 
 const BACKUP = '00000000-0000-4000-8000-000000000001';
 const OPERATION = '00000000-0000-4000-8000-00000000000a';
@@ -28,7 +28,6 @@ let root: string;
 let store: BlobStore;
 let notes: RewriteNotes;
 let manifest: Manifest;
-beforeAll(beQuiet);
 beforeEach(async () => {
   root = await mkdtemp(join(tmpdir(), 'holdfast-rewrite-'));
   store = createDirectoryStore(root);
@@ -58,6 +57,9 @@ const plan = (): RewritePlan => ({
   timeLimitSeconds: 60,
 });
 
+/** What goes wrong here is meant to: nothing is logged. */
+const environment = () => new MockActivityEnvironment({}, { logger: new DefaultLogger('ERROR', () => undefined) });
+
 /** The steps, with a copier that does what a test says. */
 function stepsWith(rewriteFile: (options: RewriteOptions) => Promise<unknown>, free?: number) {
   const dependencies = {
@@ -69,8 +71,9 @@ function stepsWith(rewriteFile: (options: RewriteOptions) => Promise<unknown>, f
   const job = createRewriteBackup(dependencies);
   const swap = createSwapRewritten(dependencies);
   return {
-    rewrite: () => new MockActivityEnvironment().run(() => job.rewriteBackup(plan())) as Promise<RewrittenFiles>,
-    undo: () => new MockActivityEnvironment().run(() => swap.undoRewrite(plan())),
+    rewrite: () =>
+      environment().run<[], RewrittenFiles, () => Promise<RewrittenFiles>>(() => job.rewriteBackup(plan())),
+    undo: () => environment().run(() => swap.undoRewrite(plan())),
   };
 }
 
