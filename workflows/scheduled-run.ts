@@ -1,4 +1,4 @@
-import { CancellationScope, continueAsNew, isCancellation, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, ContinueAsNew, continueAsNew, isCancellation, workflowInfo } from '@temporalio/workflow';
 import {
   runScheduleRequest,
   type BegunScheduleRun,
@@ -63,9 +63,11 @@ export async function scheduledRun(
     view.ended(failed > 0 ? 'failed' : 'done', told);
     return summary;
   } catch (error) {
-    if (!isCancellation(error)) throw error;
-    await CancellationScope.nonCancellable(() => control.endScheduleRun(run.runId, 'the run was cancelled'));
-    view.ended('cancelled', 'cancelled by request');
+    if (error instanceof ContinueAsNew) throw error;
+    const cancelled = isCancellation(error);
+    const cause = cancelled ? 'the run was cancelled' : causeOf(error);
+    await CancellationScope.nonCancellable(() => control.endScheduleRun(run.runId, cause));
+    view.ended(cancelled ? 'cancelled' : 'failed', cause);
     throw error;
   }
 }
@@ -88,6 +90,7 @@ async function once(run: BegunScheduleRun, vm: DueVm, work: ScheduledWork): Prom
     const type = failureTypeOf(error);
     const state = type === 'WindowClosed' ? 'missed' : 'failed';
     await ended({ state, reason: `${type}: ${causeOf(error)}`, backupId: vm.backupId });
-    if (CancellationScope.current().consideredCancelled) throw error;
+    // A VM that failed by itself, while the run was being cancelled, is no reason to end otherwise than cancelled.
+    if (CancellationScope.current().consideredCancelled && isCancellation(error)) throw error;
   }
 }
