@@ -15,6 +15,7 @@ import { consolidateDisksRequest, type ConsolidateDisksRequest } from '../schema
 import { controlActivities, hostActivities, hostJobs, hostUndo } from './activity-proxies.ts';
 import { admitted } from './admitted.ts';
 import { causeOf, failureTypeOf } from './failure-cause.ts';
+import { locateVm } from './locate-vm.ts';
 import { OperationView } from './operation-view.ts';
 import { parseRequest } from './parse-request.ts';
 import { thisRun } from './this-run.ts';
@@ -26,6 +27,8 @@ export const rateSignal = defineSignal<[number]>('setRate');
 const WATCH_SECONDS = 20;
 const OFF_SECONDS = 15;
 const AGAIN_SECONDS = 10;
+/** How long a host that is known to have the VM may be silent before the others are asked again. */
+const LOCATE_SECONDS = 300;
 const VERIFY_TIME_LIMIT_SECONDS = 30 * 86_400;
 /** Temporal keeps a history of at most 50,000 events; a look makes six. */
 const MAX_HISTORY_EVENTS = 4000;
@@ -135,8 +138,14 @@ async function pull(
     if (now.resumed) view.note('the guest stood still because the repository could not be read; it goes on');
     switch (now.state) {
       case 'done':
-      case 'gone':
-        return now.state;
+        return 'done';
+      case 'gone': {
+        const elsewhere = await whereElse(consolidation, view);
+        if (elsewhere === undefined) return 'gone';
+        view.waitingFor(`waiting for ${elsewhere}: its disks still depend on the backup`);
+        await sleep(OFF_SECONDS * 1000);
+        break;
+      }
       case 'off':
         view.waitingFor(`waiting for VM ${vm.name} to be started: its disks are pulled while it runs`);
         await sleep(OFF_SECONDS * 1000);
@@ -149,6 +158,17 @@ async function pull(
       case 'pulling':
         view.step(`pulling ${now.disks.map(progressOf).join(', ')}${rateText(consolidation)}`);
     }
+  }
+}
+
+/** A VM that was moved to another host is not gone: it still reads the backup, and is pulled where it was restored. */
+async function whereElse({ vm, host }: Consolidation, view: OperationView): Promise<string | undefined> {
+  try {
+    const found = await locateVm(vm.uuid, view, LOCATE_SECONDS);
+    return `VM ${vm.name}, which is on host ${found.host} now, to come back to ${host}`;
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+    return failureTypeOf(error) === 'VmNotFound' ? undefined : causeOf(error);
   }
 }
 

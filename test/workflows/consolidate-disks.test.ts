@@ -65,6 +65,20 @@ describe('consolidateDisks', { timeout: 60_000 }, () => {
     expect(calls).toContain('noteConsolidationVerified');
   });
 
+  it('asks every host before it takes a VM for gone', async () => {
+    const { activities, calls } = recorded({
+      ...consolidationSteps([pullState({ state: 'gone' })]),
+      whereIsVm: () => Promise.resolve({ match: null, hinted: [], others: ['kvm-2'] }),
+      findVm: () => Promise.resolve([]),
+      recordAnswer: () => Promise.resolve(),
+    });
+    await expect(suite.run('consolidateDisks', CONSOLIDATE_REQUEST, activities)).resolves.toMatchObject({ disks: [] });
+    expect(calls.slice(calls.indexOf('watchPull'))).toEqual(
+      expect.arrayContaining(['whereIsVm', 'commitConsolidation']),
+    );
+    expect(calls).not.toContain('finishConsolidation');
+  });
+
   it('pulls to the end what it can of a damaged backup, keeps the former disks, and fails', async () => {
     let kept: unknown;
     const { activities, calls } = recorded({
