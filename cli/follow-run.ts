@@ -25,6 +25,21 @@ export async function followRun<T>(handle: WorkflowHandle, output: Output): Prom
   }
 }
 
+/** Follows a run to its result; with `--no-wait` only prints its job and gives undefined. */
+export async function followOrLeave<T>(
+  handle: WorkflowHandle,
+  { wait }: { wait: boolean },
+  output: Output,
+): Promise<T | undefined> {
+  const { workflowId } = handle;
+  if (!wait) {
+    output.result({ jobId: workflowId }, () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`);
+    return undefined;
+  }
+  output.note(`job ${workflowId}`);
+  return await followRun<T>(handle, output);
+}
+
 interface Shown {
   step(progress: OperationProgress): void;
   copies(copies: CopyHeartbeat[]): void;

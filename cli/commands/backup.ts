@@ -6,7 +6,7 @@ import type { Backup } from '../../schemas/backup.ts';
 import { diskTarget } from '../../schemas/names.ts';
 import { takeBackupRequest, type TakeBackupRequest } from '../../schemas/requests.ts';
 import { action } from '../context.ts';
-import { followRun } from '../follow-run.ts';
+import { followOrLeave } from '../follow-run.ts';
 import { durationText, shortId, sizeText, table } from '../output.ts';
 import { addCompressCommand } from './compress.ts';
 import { addDeleteCommand } from './delete.ts';
@@ -84,16 +84,8 @@ export function addBackupCommands(program: Command): void {
           requestedBy: `cli:${process.env['USER'] ?? process.getuid?.() ?? ''}`,
         });
         const run = await startTakeBackup(await context.client(), request);
-        const { workflowId } = run;
-        if (!flags.wait) {
-          context.output.result(
-            { jobId: workflowId },
-            () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`,
-          );
-          return;
-        }
-        context.output.note(`job ${workflowId}`);
-        const taken = await followRun<Backup>(run, context.output);
+        const taken = await followOrLeave<Backup>(run, flags, context.output);
+        if (taken === undefined) return;
         context.output.result(taken, () => summary(taken));
       }),
     );

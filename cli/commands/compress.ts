@@ -4,7 +4,7 @@ import { startCompressBackup } from '../../operations/start.ts';
 import { compressBackupRequest } from '../../schemas/requests.ts';
 import type { CompressedBackup } from '../../workflows/compress-backup.ts';
 import { action } from '../context.ts';
-import { followRun } from '../follow-run.ts';
+import { followOrLeave } from '../follow-run.ts';
 import { shortId, sizeText } from '../output.ts';
 import { parseIdPrefix } from './backup.ts';
 import { parseCount } from './dev.ts';
@@ -44,16 +44,8 @@ Example:
           requestedBy: `cli:${process.env['USER'] ?? process.getuid?.() ?? ''}`,
         });
         const run = await startCompressBackup(await context.client(), request, found.vm.name);
-        const { workflowId } = run;
-        if (!flags.wait) {
-          context.output.result(
-            { jobId: workflowId },
-            () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`,
-          );
-          return;
-        }
-        context.output.note(`job ${workflowId}`);
-        const compressed = await followRun<CompressedBackup>(run, context.output);
+        const compressed = await followOrLeave<CompressedBackup>(run, flags, context.output);
+        if (compressed === undefined) return;
         context.output.result(compressed, () => textOf(compressed));
       }),
     );

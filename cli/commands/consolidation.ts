@@ -9,7 +9,7 @@ import {
 import { HoldfastError } from '../../schemas/failures.ts';
 import { consolidateDisksRequest } from '../../schemas/requests.ts';
 import { action, type CommandContext } from '../context.ts';
-import { followRun } from '../follow-run.ts';
+import { followOrLeave, followRun } from '../follow-run.ts';
 import { shortId, table } from '../output.ts';
 import { parseVm } from './dev.ts';
 
@@ -59,11 +59,8 @@ export function addConsolidationCommands(program: Command): void {
         const one = await consolidationOf(context, name);
         const request = consolidateDisksRequest.parse({ vm: one.vm.uuid, rateMBps: flags.rate });
         const run = await startConsolidateDisks(await context.client(), request, consolidationJob(one));
-        if (!flags.wait) {
-          context.output.result({ jobId: run.workflowId }, () => run.workflowId);
-          return;
-        }
-        const done = await followRun<ConsolidatedVm>(run, context.output);
+        const done = await followOrLeave<ConsolidatedVm>(run, flags, context.output);
+        if (done === undefined) return;
         context.output.result(done, () => consolidatedText(done));
       }),
     );

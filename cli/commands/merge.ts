@@ -3,7 +3,7 @@ import { startMergeBackups } from '../../operations/start.ts';
 import type { MergedChain } from '../../schemas/merge-plan.ts';
 import { mergeBackupsRequest } from '../../schemas/requests.ts';
 import { action } from '../context.ts';
-import { followRun } from '../follow-run.ts';
+import { followOrLeave } from '../follow-run.ts';
 import { shortId, sizeText } from '../output.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
 
@@ -39,15 +39,8 @@ Examples:
         const { keep, repo: repository, dryRun } = flags;
         const request = mergeBackupsRequest.parse({ vm, keep, repository, dryRun });
         const run = await startMergeBackups(await context.client(), request);
-        const { workflowId } = run;
-        if (!flags.wait) {
-          context.output.result(
-            { jobId: workflowId },
-            () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`,
-          );
-          return;
-        }
-        const merged = await followRun<MergedChain>(run, context.output);
+        const merged = await followOrLeave<MergedChain>(run, flags, context.output);
+        if (merged === undefined) return;
         context.output.result(merged, () => textOf(merged));
       }),
     );

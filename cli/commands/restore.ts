@@ -7,7 +7,7 @@ import { restoreDiskRequest, restoreVmRequest } from '../../schemas/requests.ts'
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { PreparedDisk, RestorePreview } from '../../schemas/restore-plan.ts';
 import { action, type CommandContext } from '../context.ts';
-import { followRun } from '../follow-run.ts';
+import { followOrLeave, followRun } from '../follow-run.ts';
 import { table } from '../output.ts';
 import { parseIdPrefix, parseTarget } from './backup.ts';
 import type { ConsolidatedVm } from '../../schemas/consolidation.ts';
@@ -130,12 +130,8 @@ async function restoreWhole(
     context.output.result(preview, () => previewText(preview));
     return;
   }
-  if (!flags.wait) {
-    told(context, run.workflowId);
-    return;
-  }
-  context.output.note(`job ${run.workflowId}`);
-  const restored = await followRun<RestoredVm>(run, context.output);
+  const restored = await followOrLeave<RestoredVm>(run, flags, context.output);
+  if (restored === undefined) return;
   if (restored.consolidation !== undefined && flags.waitConsolidation === true) {
     const handle = (await context.client()).workflow.getHandle(restored.consolidation);
     const done = await followRun<ConsolidatedVm>(handle, context.output);
@@ -178,17 +174,9 @@ async function restoreToVm(
     context.output.result({ ...preview, dryRun: true }, () => diskPreviewText(preview, toVm));
     return;
   }
-  if (!flags.wait) {
-    told(context, run.workflowId);
-    return;
-  }
-  context.output.note(`job ${run.workflowId}`);
-  const restored = await followRun<RestoredVm>(run, context.output);
+  const restored = await followOrLeave<RestoredVm>(run, flags, context.output);
+  if (restored === undefined) return;
   context.output.result(restored, () => `disk ${disk} is attached to VM ${restored.vm.name}\n${disksText(restored)}`);
-}
-
-function told({ output }: CommandContext, workflowId: string): void {
-  output.result({ jobId: workflowId }, () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`);
 }
 
 const disksText = ({ disks }: RestoredVm): string =>

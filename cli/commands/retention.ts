@@ -7,7 +7,7 @@ import { applyRetentionRequest } from '../../schemas/requests.ts';
 import type { RetentionRules } from '../../schemas/retention.ts';
 import type { FleetRetention, VmRetention } from '../../workflows/apply-retention.ts';
 import { action } from '../context.ts';
-import { followRun } from '../follow-run.ts';
+import { followOrLeave } from '../follow-run.ts';
 import { shortId, sizeText, table } from '../output.ts';
 import { addRuleOptions, rulesOf, rulesText, type RuleFlags } from '../retention-options.ts';
 import { parseName, parseVm } from './dev.ts';
@@ -64,15 +64,8 @@ export function addRetentionCommands(program: Command): void {
       action(async (context, vm: string | undefined, flags: { dryRun?: boolean; wait: boolean }) => {
         const request = applyRetentionRequest.parse({ vm, dryRun: flags.dryRun });
         const run = await startApplyRetention(await context.client(), request);
-        if (!flags.wait) {
-          const { workflowId } = run;
-          context.output.result(
-            { jobId: workflowId },
-            () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`,
-          );
-          return;
-        }
-        const applied = await followRun<VmRetention | FleetRetention>(run, context.output);
+        const applied = await followOrLeave<VmRetention | FleetRetention>(run, flags, context.output);
+        if (applied === undefined) return;
         context.output.result(applied, () => ('vm' in applied ? textOfVm(applied) : textOfFleet(applied)));
         if ('problems' in applied && applied.problemCount > 0) process.exitCode = 1;
       }),

@@ -4,7 +4,7 @@ import type { SentReport } from '../../workflows/send-report.ts';
 import type { ScheduleRunSummary, ScheduleTask } from '../../schemas/schedule.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { action, type CommandContext } from '../context.ts';
-import { followRun } from '../follow-run.ts';
+import { followOrLeave } from '../follow-run.ts';
 import {
   addScheduleFlags,
   changedSchedule,
@@ -134,21 +134,13 @@ export function addScheduleCommands(program: Command): void {
         const { client, catalog } = await servicesOf(context);
         const { schedule } = await scheduleNamed(catalog, name);
         const run = await startSchedule(client, schedule);
-        const { workflowId } = run;
-        if (!flags.wait) {
-          context.output.result(
-            { jobId: workflowId },
-            () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`,
-          );
+        const ended = await followOrLeave<SentReport | ScheduleRunSummary>(run, flags, context.output);
+        if (ended === undefined) return;
+        if ('sentTo' in ended) {
+          context.output.result(ended, () => `sent to ${ended.sentTo.join(', ')}`);
           return;
         }
-        context.output.note(`job ${workflowId}`);
-        if (schedule.task.kind === 'report') {
-          const sent = await followRun<SentReport>(run, context.output);
-          context.output.result(sent, () => `sent to ${sent.sentTo.join(', ')}`);
-          return;
-        }
-        const summary = await followRun<ScheduleRunSummary>(run, context.output);
+        const summary = ended;
         const vms = await catalog.schedules.outcomes(summary.runId);
         const { done, failed, skipped, missed } = summary;
         context.output.result({ ...summary, vms }, () =>

@@ -7,7 +7,7 @@ import { validationStep, type ValidationStep, type ValidationState } from '../..
 import { reasonOf, type ValidationResult } from '../../schemas/validation.ts';
 import type { ValidatedBackup } from '../../workflows/validate-backup.ts';
 import { action } from '../context.ts';
-import { followRun } from '../follow-run.ts';
+import { followOrLeave } from '../follow-run.ts';
 import { durationText, shortId, table } from '../output.ts';
 import { parseIdPrefix } from './backup.ts';
 import { parseCount, parseName } from './dev.ts';
@@ -76,16 +76,8 @@ Exit code 0 only if the backup is Valid.`,
               }),
         });
         const run = await startValidateBackup(await context.client(), request, found.vm.name);
-        const { workflowId } = run;
-        if (!flags.wait) {
-          context.output.result(
-            { jobId: workflowId },
-            () => `${workflowId}\nfollow it: holdfast job show ${workflowId}`,
-          );
-          return;
-        }
-        context.output.note(`job ${workflowId}`);
-        const validated = await followRun<ValidatedBackup>(run, context.output);
+        const validated = await followOrLeave<ValidatedBackup>(run, flags, context.output);
+        if (validated === undefined) return;
         context.output.result(validated, () => textOf(validated));
         if (validated.validationResult.state !== 'Valid') process.exitCode = 1;
       }),
