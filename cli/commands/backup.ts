@@ -101,7 +101,7 @@ export function addBackupCommands(program: Command): void {
         const backups = await withRestoring(catalog, listed);
         context.output.result(backups, () =>
           table(
-            ['BACKUP', 'VM', 'TYPE', 'STATE', 'INSTANT', 'CHANGED', 'STORED', 'TOOK', 'REPOSITORY'],
+            ['BACKUP', 'VM', 'TYPE', 'STATE', 'INSTANT', 'CHANGED', 'STORED', 'TOOK', 'VALIDATION', 'REPOSITORY'],
             backups.map((row) => [
               shortId(row.id),
               row.vm.name,
@@ -111,6 +111,7 @@ export function addBackupCommands(program: Command): void {
               sizeText(row.disks.reduce((sum, disk) => sum + disk.changedBytes, 0)),
               sizeText(row.storedBytes),
               durationText(row.durationMs),
+              row.validation,
               row.repository,
             ]),
             'no backups; take one: holdfast backup take VM',
