@@ -178,14 +178,14 @@ describe('schedules', () => {
     expect(report.validations.map(({ state }) => state)).toEqual(['Valid', 'Valid']);
     const { stdout } = await bed.holdfast.cli('report', '--since', '1h');
     expect(stdout).toMatch(/^Holdfast: \d+ failures?, \d+ not run/);
-    expect(await schedulesOf(bed)).toEqual(['holdfast-reclaim-orphans', 'schedule-gold', 'schedule-proof']);
+    expect(await schedulesOf(bed)).toEqual(['schedule-gold', 'schedule-proof']);
   });
 });
 
-/** What Temporal itself has. */
+/** What Temporal itself has of them. */
 async function schedulesOf({ holdfast }: TestBed): Promise<string[]> {
   const client = await holdfast.client();
   const ids: string[] = [];
   for await (const { scheduleId } of client.schedule.list()) ids.push(scheduleId);
-  return ids.toSorted();
+  return ids.filter((id) => id.startsWith('schedule-')).toSorted();
 }
