@@ -18,8 +18,8 @@ export default defineConfig({
           include: ['test/**/*.integration.test.ts'],
           testTimeout: 180_000,
           hookTimeout: 180_000,
-          // Each file boots guests and daemons of its own; more than two at once starve each other on a small machine.
-          maxWorkers: 2,
+          // Each file boots guests and daemons of its own, and waits a good deal; more of them starve each other on two cores.
+          maxWorkers: 3,
         },
       },
     ],

@@ -7,6 +7,7 @@ import { failureInterceptor } from './failure-interceptor.ts';
 import type { Installation } from './installation.ts';
 import { connectClient } from './connect-client.ts';
 import { scheduleClockOf } from './schedule-clock.ts';
+import { workflowBundle } from './workflow-bundle.ts';
 import { connectWorker, installRuntime, registerSearchAttributes, runsOf } from './temporal.ts';
 
 /** The control worker: all workflows, and the activities that need the catalog. Runs until the signal. */
@@ -25,7 +26,7 @@ export async function runControlWorker(
       connection,
       namespace: temporal.namespace,
       taskQueue: CONTROL_QUEUE,
-      workflowsPath: new URL('../workflows/index.ts', import.meta.url).pathname,
+      workflowBundle: await workflowBundle(),
       activities: createControlActivities({
         catalog,
         runs: runsOf(client),

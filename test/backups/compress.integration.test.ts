@@ -152,6 +152,7 @@ describe('rewriting stored backups', () => {
       await expectAllStored();
       await expectTidy();
 
+      await bed.holdfast.isBack('host');
       const killed = await begin('backup', 'compress', newest.id);
       await bed.holdfast.kill('host');
       await ended(killed);

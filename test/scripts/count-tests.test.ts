@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
 interface FileResult {
+  name?: string;
   status: string;
   assertionResults: { status: string }[];
 }
@@ -51,6 +52,16 @@ describe('scripts/count-tests.ts', () => {
   it('counts a file that broke before its first test as one failure', async () => {
     const broken = [{ status: 'failed', assertionResults: [] }];
     expect(await count(report(3, 0, 0, 0, broken))).toEqual({ line: '3 passed, 1 failed, 0 skipped', status: 1 });
+  });
+
+  it('takes the last run of a file that was run again', async () => {
+    const passed = { status: 'passed' };
+    const before = [{ name: 'a', status: 'failed', assertionResults: [passed, { status: 'failed' }] }];
+    const again = [{ name: 'a', status: 'passed', assertionResults: [passed, passed] }];
+    const counted = await count(report(10, 1, 0, 0, before), report(2, 0, 0, 0, again));
+    expect(counted).toEqual({ line: '11 passed, 0 failed, 0 skipped', status: 0 });
+    const still = await count(report(10, 1, 0, 0, before), report(1, 1, 0, 0, before));
+    expect(still).toEqual({ line: '10 passed, 1 failed, 0 skipped', status: 1 });
   });
 
   it('counts a report that was never written as one failure', async () => {

@@ -3,13 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
 import { TestWorkflowEnvironment } from '@temporalio/testing';
-import {
-  bundleWorkflowCode,
-  DefaultLogger,
-  Runtime,
-  Worker,
-  type WorkflowBundleWithSourceMap,
-} from '@temporalio/worker';
+import { DefaultLogger, Runtime, Worker, type WorkflowBundleOption } from '@temporalio/worker';
 import { afterAll, beforeAll } from 'vitest';
 import type { AdmissionAnswer } from '../../catalog/contract.ts';
 import type { ControlActivities } from '../../activities/control/index.ts';
@@ -18,6 +12,7 @@ import { failureInterceptor } from '../../workers/failure-interceptor.ts';
 import { failureTypeOf } from '../../workflows/failure-cause.ts';
 import { CONTROL_QUEUE, hostDataQueue, hostJobsQueue, hostQueue } from '../../schemas/queues.ts';
 import { searchAttributes } from '../../schemas/search-attributes.ts';
+import { workflowBundle } from '../../workers/workflow-bundle.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 export const HOST = 'kvm-1';
@@ -52,11 +47,11 @@ export function beQuiet(): void {
 /** One Temporal server and one workflow bundle for a test file. */
 export function workflowSuite({ workflowsPath = join(ROOT, 'workflows', 'index.ts') } = {}): WorkflowSuite {
   let environment: TestWorkflowEnvironment;
-  let workflowBundle: WorkflowBundleWithSourceMap;
+  let bundle: WorkflowBundleOption;
   beforeAll(async () => {
     beQuiet();
     const own = join(ROOT, '.tools', 'bin', 'temporal');
-    [environment, workflowBundle] = await Promise.all([
+    [environment, bundle] = await Promise.all([
       TestWorkflowEnvironment.createLocal({
         server: {
           executable: { type: 'existing-path', path: existsSync(own) ? own : 'temporal' },
@@ -64,10 +59,7 @@ export function workflowSuite({ workflowsPath = join(ROOT, 'workflows', 'index.t
           log: { format: 'pretty', level: 'error' },
         },
       }),
-      bundleWorkflowCode({
-        workflowsPath,
-        logger: { log() {}, trace() {}, debug() {}, info() {}, warn() {}, error() {} },
-      }),
+      workflowBundle(workflowsPath, join(ROOT, '.tools', 'compile-cache')),
     ]);
   }, 60_000);
   afterAll(async () => {
@@ -85,7 +77,7 @@ export function workflowSuite({ workflowsPath = join(ROOT, 'workflows', 'index.t
             taskQueue,
             activities,
             interceptors: { activity: [failureInterceptor] },
-            ...(taskQueue === CONTROL_QUEUE ? { workflowBundle } : {}),
+            ...(taskQueue === CONTROL_QUEUE ? { workflowBundle: bundle } : {}),
           }),
         ),
       );
