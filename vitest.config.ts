@@ -10,6 +10,7 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: ['**/node_modules/**', '**/*.integration.test.ts'],
           testTimeout: 30_000,
+          maxWorkers: 3, // by default one less than there are cores: on two cores all files would wait for each other
         },
       },
       {

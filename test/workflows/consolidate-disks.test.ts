@@ -10,7 +10,7 @@ import {
   QUICK_REQUEST,
   quickRestoreSteps,
 } from './quick-fakes.ts';
-import { failureOf, fails, recorded, workflowSuite } from './workflow-suite.ts';
+import { failureOf, fails, HOST, recorded, workflowSuite } from './workflow-suite.ts';
 
 const UNTIL_CANCELLED = async (): Promise<never> => {
   const context = Context.current();
@@ -68,7 +68,7 @@ describe('consolidateDisks', { timeout: 60_000 }, () => {
   it('asks every host before it takes a VM for gone', async () => {
     const { activities, calls } = recorded({
       ...consolidationSteps([pullState({ state: 'gone' })]),
-      whereIsVm: () => Promise.resolve({ match: null, hinted: [], others: ['kvm-2'] }),
+      whereIsVm: () => Promise.resolve({ match: null, hinted: [], others: [HOST] }),
       findVm: () => Promise.resolve([]),
       recordAnswer: () => Promise.resolve(),
     });
