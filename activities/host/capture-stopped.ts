@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import type { Domain } from '../../libvirt/libvirt.ts';
 import { escapeXml } from '../../libvirt/xml.ts';
-import { diskFileKey } from '../../repository/layout.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { checkpointName } from '../../schemas/names.ts';
 import type { BackupPlan, BegunBackup, PlannedDisk } from '../../schemas/plan.ts';
@@ -13,12 +12,20 @@ import { readDomainFiles } from './domain-files.ts';
 import { endImageServer, imageServerPid, imageStamp, startImageServer, type ImageServer } from './image-server.ts';
 import { isNotFound } from './json-notes.ts';
 import { addStoppedBitmap } from './stopped-images.ts';
+import { unusedFiles } from './unused-files.ts';
 
 /**
  * The capture of a stopped VM: its images, read where they lie by QEMU's own server. Nothing writes to them; should the
  * VM be started meanwhile, it is not blocked, and the backup is undone.
  */
-export const createStoppedCapture = ({ captures, state, daemonRoot, versions, libvirt }: HostDependencies) => {
+export const createStoppedCapture = ({
+  captures,
+  state,
+  daemonRoot,
+  versions,
+  libvirt,
+  openStore,
+}: HostDependencies) => {
   const serverOf = (backupId: string, target: string): ImageServer => ({
     socketPath: join(state.socketFolder(backupId), target),
     pidFile: join(state.socketFolder(backupId), `${target}.pid`),
@@ -52,18 +59,19 @@ export const createStoppedCapture = ({ captures, state, daemonRoot, versions, li
     await captures.write(plan.backupId, capture);
     const instant = new Date().toISOString();
     await serve(plan, signal);
+    const files = await unusedFiles(openStore, plan, instant);
     const begun: BegunBackup = {
       instant,
       consistency: 'stopped',
       freezeMs: null,
       notFrozen: null,
       thawPending: false,
-      exports: plan.disks.map(({ target, number, type }) => ({
+      exports: plan.disks.map(({ target, type }, index) => ({
         target,
         socketPath: serverOf(plan.backupId, target).socketPath,
         exportName: target,
         mapContext: type === 'incremental' ? `qemu:dirty-bitmap:${parentBitmap(plan)}` : 'base:allocation',
-        file: diskFileKey({ vmUuid: plan.target.vm.uuid, diskNumber: number, type, instant }),
+        file: files[index] ?? '',
       })),
     };
     await captures.write(plan.backupId, { ...capture, phase: 'begun', begun });

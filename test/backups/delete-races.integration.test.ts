@@ -443,6 +443,8 @@ describe('deletes and retention on a real VM', () => {
       await bed.holdfast.json('vm', 'ls');
       const taken: Backup[] = [];
       for (let number = 1; number <= 3; number += 1) taken.push(await bed.take('other', { full: true }));
+      const files = taken.flatMap(({ disks }) => disks.map(({ file }) => file));
+      expect(new Set(files).size, 'backups of a stopped VM within one second').toBe(3);
       const [oldest] = taken as [Backup];
       await bed.holdfast.json('offering', 'assign', 'two', 'other');
       const path = bed.holdfast.blob(oldest.disks[0]?.file ?? '');
