@@ -5,7 +5,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { until } from '../support/processes.ts';
 import { startScene, type Scene } from './scene.ts';
 
-const ROUNDS = 10;
+const ROUNDS = 4;
 
 describe('answers that are lost or late', () => {
   let scene: Scene;
