@@ -8,7 +8,7 @@ import { ModelVm } from './model.ts';
 const MINUTES = Number(process.env['HOLDFAST_SOAK_MINUTES'] ?? '0');
 const SEED = Number(process.env['HOLDFAST_SOAK_SEED'] ?? (MINUTES > 0 ? Date.now() % 2 ** 31 : '20261121'));
 /** A short life in every test run; a long one ends by time. */
-const STEPS = MINUTES > 0 ? 100_000 : 25;
+const STEPS = MINUTES > 0 ? 100_000 : 18;
 const DISK_BYTES = 4 * 1024 * 1024;
 const CHAIN_SIZE = 4;
 /** Raw disks hold no bitmaps: they live with snapshots only. */
