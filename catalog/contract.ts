@@ -6,10 +6,10 @@ import type {
   HostRecord,
   NewBackup,
   Offering,
-  RepositoryRecord,
   VmRecord,
   VmSighting,
 } from '../schemas/catalog.ts';
+import type { RepositoryRecord, RepositorySettings } from '../schemas/repository.ts';
 import type { Delta } from '../schemas/delta.ts';
 import type { OutcomeState, Schedule, ScheduleOutcome, ScheduleRun } from '../schemas/schedule.ts';
 import type { Consolidation } from '../schemas/consolidation.ts';
@@ -74,6 +74,7 @@ export interface RepositoryQueries {
   list(): Promise<RepositoryRecord[]>;
   find(name: string): Promise<RepositoryRecord | undefined>;
   add(repository: Omit<RepositoryRecord, 'createdAt'>): Promise<RepositoryRecord>;
+  changeSettings(name: string, settings: RepositorySettings): Promise<void>;
   remove(name: string): Promise<void>;
 }
 

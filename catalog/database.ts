@@ -82,6 +82,7 @@ export interface RepositoryTable {
   location: string;
   slots: number;
   created_at: string;
+  settings: string | null;
 }
 
 export interface OfferingTable {

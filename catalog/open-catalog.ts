@@ -23,6 +23,7 @@ import { rewrites } from './migrations/0006-rewrites.ts';
 import { validations } from './migrations/0007-validations.ts';
 import { schedules } from './migrations/0009-schedules.ts';
 import { backupsBeingRestored } from './migrations/0010-backups-being-restored.ts';
+import { settingsOfRepositories } from './migrations/0011-settings-of-repositories.ts';
 import { consolidations } from './migrations/0008-consolidations.ts';
 import { offeringQueries } from './offerings.ts';
 import { proofQueries } from './proofs.ts';
@@ -140,6 +141,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
     '0007-validations': validations(engine),
     '0009-schedules': schedules(engine),
     '0010-backups-being-restored': backupsBeingRestored(engine),
+    '0011-settings-of-repositories': settingsOfRepositories(engine),
     '0008-consolidations': consolidations(engine),
   };
   const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve(migrations) } });

@@ -1,5 +1,5 @@
-import { repositoryLocation } from '../schemas/catalog.ts';
-import type { RepositoryRecord } from '../schemas/catalog.ts';
+import { repositoryLocation, repositorySettings } from '../schemas/repository.ts';
+import type { RepositoryRecord } from '../schemas/repository.ts';
 import { HoldfastError } from '../schemas/failures.ts';
 import type { RepositoryQueries } from './contract.ts';
 import type { Database, RepositoryTable } from './database.ts';
@@ -14,10 +14,17 @@ export const repositoryQueries = ({ db }: Database): RepositoryQueries => ({
     return row && toRecord(row);
   },
 
-  async add({ name, id, location, slots }) {
+  async add({ name, id, location, slots, settings }) {
     await db
       .insertInto('repositories')
-      .values({ name, id, location: JSON.stringify(location), slots, created_at: new Date().toISOString() })
+      .values({
+        name,
+        id,
+        location: JSON.stringify(location),
+        slots,
+        created_at: new Date().toISOString(),
+        settings: settings === undefined ? null : JSON.stringify(settings),
+      })
       .onConflict((conflict) => conflict.doNothing())
       .execute();
     const holders = await db
@@ -38,6 +45,14 @@ export const repositoryQueries = ({ db }: Database): RepositoryQueries => ({
     return toRecord(holder);
   },
 
+  async changeSettings(name, settings) {
+    await db
+      .updateTable('repositories')
+      .set({ settings: JSON.stringify(settings) })
+      .where('name', '=', name)
+      .execute();
+  },
+
   async remove(name) {
     await db.deleteFrom('repositories').where('name', '=', name).execute();
   },
@@ -49,4 +64,5 @@ const toRecord = (row: RepositoryTable): RepositoryRecord => ({
   location: repositoryLocation.parse(JSON.parse(row.location)),
   slots: row.slots,
   createdAt: row.created_at,
+  ...(row.settings === null ? {} : { settings: repositorySettings.parse(JSON.parse(row.settings)) }),
 });

@@ -1,4 +1,5 @@
-import type { Offering, RepositoryRecord, VmRecord } from '../schemas/catalog.ts';
+import type { Offering, VmRecord } from '../schemas/catalog.ts';
+import type { RepositoryRecord } from '../schemas/repository.ts';
 
 /**
  * Why a VM cannot be given an offering: what the offering promises could not be kept. undefined when it can.

@@ -57,9 +57,29 @@ export interface BlobUpload {
   abort(): Promise<void>;
 }
 
-/** `blobKey` is for messages. */
+/** `blobKey` is for messages. Descriptors can cross a thread border. */
 export type BlobSinkDescriptor = { kind: 'file'; path: string; blobKey: string };
 export type BlobSourceDescriptor = { kind: 'file'; path: string; blobKey: string };
+
+/**
+ * An upload that takes whole parts, numbered from 1. A part begins where the one before it ends, so their order is the
+ * blob's; they may be stored in any order, and several at once. A part that is stored again replaces the former one.
+ */
+export interface PartSink {
+  readonly kind: 'parts';
+  readonly blobKey: string;
+  /** Every part but the last has at least this. */
+  readonly minPartBytes: number;
+  readonly maxPartBytes: number;
+  readonly maxParts: number;
+  /**
+   * Stores one part; durable, and checked by the server against a checksum, when it returns. The bytes may lie in shared
+   * memory and must not change before that.
+   */
+  putPart(number: number, bytes: Uint8Array, options: { signal: AbortSignal }): Promise<void>;
+  /** Lengths of the parts that are stored, by number. For an attempt that goes on with the upload. */
+  storedParts(): Promise<ReadonlyMap<number, number>>;
+}
 
 /** Opened inside a copier thread by `openSink`. */
 export interface BlobSink extends AsyncDisposable {
@@ -74,8 +94,24 @@ export interface BlobSource extends AsyncDisposable {
   sizeBytes(): Promise<number>;
 }
 
+/**
+ * - `denied`: the credentials are wrong, missing or may not do this.
+ * - `no-bucket`: the bucket is not there.
+ * - `clock-skew`: the server refuses requests because this machine's clock is off.
+ * - `locked`: retention by the server keeps the blob.
+ */
 export type BlobStoreErrorCode =
-  'not-found' | 'exists' | 'full' | 'read-only' | 'unavailable' | 'too-large' | 'invalid-key';
+  | 'not-found'
+  | 'exists'
+  | 'full'
+  | 'read-only'
+  | 'unavailable'
+  | 'too-large'
+  | 'invalid-key'
+  | 'denied'
+  | 'no-bucket'
+  | 'clock-skew'
+  | 'locked';
 
 /** `key` is relative to the store. The message names the store's place and what the operating system said. */
 export class BlobStoreError extends Error {

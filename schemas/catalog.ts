@@ -4,22 +4,6 @@ import { plainName, uuid, vmName } from './names.ts';
 import { retentionRules } from './retention.ts';
 import { backupType, consistency, fullReason, quiesceMode, strategy, validationStep, vmState } from './states.ts';
 
-/** Where a repository's bytes lie. Holds no secrets: it travels in workflow history. */
-export const repositoryLocation = z.discriminatedUnion('kind', [
-  z.object({ kind: z.literal('directory'), path: z.string().startsWith('/') }),
-]);
-export type RepositoryLocation = z.infer<typeof repositoryLocation>;
-
-export const repositoryRecord = z.object({
-  name: plainName,
-  id: uuid,
-  location: repositoryLocation,
-  /** How many operations may use it at once. */
-  slots: z.int().positive(),
-  createdAt: z.iso.datetime(),
-});
-export type RepositoryRecord = z.infer<typeof repositoryRecord>;
-
 export const hostRecord = z.object({
   name: plainName,
   /** How many disks may be copied at once. */

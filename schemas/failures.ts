@@ -45,6 +45,14 @@ export const FAILURES = {
   RepositoryFull: { retryable: false },
   RepositoryReadOnly: { retryable: false },
   RepositoryForeign: { retryable: false },
+  RepositoryAccessDenied: { retryable: false }, // the store does not take the host's credentials
+  RepositoryOwned: { retryable: false }, // another installation writes there
+  HostClockWrong: { retryable: true }, // the store refuses requests of another time
+  BackupLocked: { retryable: false }, // the store keeps it until a date
+  EncryptionMismatch: { retryable: false }, // catalog and repository do not agree on encryption
+  KeyMissing: { retryable: false }, // no identity where one is needed
+  KeyWrong: { retryable: false }, // an identity that does not open the repository
+  GatewayFailed: { retryable: true },
   RepositoryNotOnHost: { retryable: false }, // another host than the backup's does not see it
   IntegrityMismatch: { retryable: false },
   BackupFileMissing: { retryable: false },

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { repositoryRecord } from './catalog.ts';
+import { repositoryRecord } from './repository.ts';
 import { delta, imageLayer } from './delta.ts';
 import { passedOver } from './manifest.ts';
 import { sourceMark } from './source-mark.ts';

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { repositoryRecord } from './catalog.ts';
+import { repositoryRecord } from './repository.ts';
 
 /** Fields that are optional came later: a restore that was begun before goes on without them. */
 export const restorePlan = z.object({

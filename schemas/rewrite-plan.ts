@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { repositoryRecord } from './catalog.ts';
+import { repositoryRecord } from './repository.ts';
 import { manifestDisk } from './manifest.ts';
 import { backupType } from './states.ts';
 

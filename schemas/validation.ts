@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { repositoryRecord, validationCommand } from './catalog.ts';
+import { validationCommand } from './catalog.ts';
+import { repositoryRecord } from './repository.ts';
 import { blobKey, uuid } from './names.ts';
 import { validationState, validationStep } from './states.ts';
 

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { openCatalog } from '../catalog/open-catalog.ts';
 import type { DevState } from '../schemas/configuration.ts';
 import { searchAttributes } from '../schemas/search-attributes.ts';
-import { addDirectoryRepository } from './add-repository.ts';
+import { addRepository } from './add-repository.ts';
 import { devStatePath, type Installation } from './installation.ts';
 import { holdAlone } from './single-instance.ts';
 import { connectClient } from './connect-client.ts';
@@ -239,9 +239,12 @@ async function prepareCatalog(
   await catalog.hosts.upsert({ name: host, slots });
   const path = resolve(repository ?? join(dataDir, 'repository'));
   const known = await catalog.repositories.list();
-  if (known.some(({ location }) => location.path === path)) return;
+  if (known.some(({ location }) => location.kind === 'directory' && location.path === path)) return;
   if (repository === undefined && known.length > 0) return;
-  await addDirectoryRepository(catalog, { name: freeName(known.map(({ name }) => name)), path });
+  await addRepository(catalog, {
+    name: freeName(known.map(({ name }) => name)),
+    location: { kind: 'directory', path },
+  });
 }
 
 function freeName(taken: string[]): string {

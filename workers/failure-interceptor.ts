@@ -16,6 +16,10 @@ const BLOB_STORE: Record<BlobStoreError['code'], FailureType> = {
   unavailable: 'RepositoryUnavailable',
   'too-large': 'IntegrityMismatch',
   'invalid-key': 'InvalidRequest',
+  denied: 'RepositoryAccessDenied',
+  'no-bucket': 'RepositoryUnavailable',
+  'clock-skew': 'HostClockWrong',
+  locked: 'BackupLocked',
 };
 const COPIER: Record<CopierError['code'], FailureType> = {
   integrity: 'IntegrityMismatch',

@@ -1,5 +1,5 @@
 import { CancellationScope, uuid4 } from '@temporalio/workflow';
-import type { RepositoryRecord } from '../schemas/catalog.ts';
+import type { RepositoryRecord } from '../schemas/repository.ts';
 import type { DeletePlan } from '../schemas/delete-plan.ts';
 import { controlActivities, hostDeletes, hostProbes } from './activity-proxies.ts';
 import { admitted } from './admitted.ts';

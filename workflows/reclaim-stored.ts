@@ -1,7 +1,7 @@
 import { CancellationScope, uuid4 } from '@temporalio/workflow';
 import type { OwnCheckpoints } from '../activities/host/own-checkpoints.ts';
 import type { StrayFile } from '../activities/host/stray-files.ts';
-import type { RepositoryRecord } from '../schemas/catalog.ts';
+import type { RepositoryRecord } from '../schemas/repository.ts';
 import { controlActivities, hostActivities, hostDeletes } from './activity-proxies.ts';
 import { deleteUnderAdmission } from './delete-under-admission.ts';
 import { causeOf } from './failure-cause.ts';

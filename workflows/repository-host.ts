@@ -1,4 +1,4 @@
-import type { RepositoryRecord } from '../schemas/catalog.ts';
+import type { RepositoryRecord } from '../schemas/repository.ts';
 import { hostProbes } from './activity-proxies.ts';
 import { failureTypeOf } from './failure-cause.ts';
 

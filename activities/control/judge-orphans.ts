@@ -1,6 +1,7 @@
 import type { BackupRecord } from '../../catalog/contract.ts';
 import { validationKey } from '../../repository/layout.ts';
-import type { AdmissionRequest, RepositoryRecord } from '../../schemas/catalog.ts';
+import type { AdmissionRequest } from '../../schemas/catalog.ts';
+import type { RepositoryRecord } from '../../schemas/repository.ts';
 import type { OwnCheckpoints } from '../host/own-checkpoints.ts';
 import type { StrayFile } from '../host/stray-files.ts';
 import type { ControlDependencies } from './dependencies.ts';

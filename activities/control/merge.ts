@@ -1,5 +1,6 @@
 import type { BackupRecord } from '../../catalog/contract.ts';
-import { offering as offeringSchema, type RepositoryRecord } from '../../schemas/catalog.ts';
+import { offering as offeringSchema } from '../../schemas/catalog.ts';
+import { type RepositoryRecord } from '../../schemas/repository.ts';
 import type { DeletePlan } from '../../schemas/delete-plan.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { MergedChain } from '../../schemas/merge-plan.ts';

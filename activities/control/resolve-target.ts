@@ -1,4 +1,5 @@
-import type { Offering, RepositoryRecord, VmRecord } from '../../schemas/catalog.ts';
+import type { Offering, VmRecord } from '../../schemas/catalog.ts';
+import type { RepositoryRecord } from '../../schemas/repository.ts';
 import { offering as offeringSchema } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupTarget } from '../../schemas/plan.ts';

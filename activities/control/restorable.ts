@@ -1,6 +1,7 @@
 import type { BackupRecord, Catalog } from '../../catalog/contract.ts';
 import type { Backup } from '../../schemas/backup.ts';
-import type { AdmissionRequest, RepositoryRecord } from '../../schemas/catalog.ts';
+import type { AdmissionRequest } from '../../schemas/catalog.ts';
+import type { RepositoryRecord } from '../../schemas/repository.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 
 /** A backup that has its files. A `Removed` one has them for those that are built on it, and they serve as well. */

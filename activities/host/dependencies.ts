@@ -1,7 +1,7 @@
 import type { CopierPool } from '../../copier/contract.ts';
 import type { Libvirt } from '../../libvirt/libvirt.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
-import type { RepositoryLocation } from '../../schemas/catalog.ts';
+import type { RepositoryLocation } from '../../schemas/repository.ts';
 import type { CaptureStore } from './capture-store.ts';
 import type { Fence } from './fence.ts';
 import type { HostState } from './host-state.ts';

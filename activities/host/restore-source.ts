@@ -1,6 +1,7 @@
 import { BlobStoreError, type BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { RepositoryError } from '../../repository/repository-error.ts';
+import { placeText } from '../../schemas/repository.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest } from '../../schemas/manifest.ts';
 import type { RestoreOfBackup } from '../../schemas/restore-plan.ts';
@@ -28,7 +29,7 @@ export async function openRestoreSource(
     if (plan.isOtherHost !== true || !isAway(error)) throw error;
     throw new HoldfastError(
       'RepositoryNotOnHost',
-      `host ${host} does not see repository ${repository.name} at ${repository.location.path}; mount it there, or restore ` +
+      `host ${host} does not see repository ${repository.name} at ${placeText(repository.location)}; mount it there, or restore ` +
         'to a host that has it',
       { cause: error },
     );

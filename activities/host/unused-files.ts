@@ -1,7 +1,7 @@
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { diskFileKey } from '../../repository/layout.ts';
-import type { RepositoryLocation } from '../../schemas/catalog.ts';
+import type { RepositoryLocation } from '../../schemas/repository.ts';
 import type { BackupPlan } from '../../schemas/plan.ts';
 
 /**

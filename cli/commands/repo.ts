@@ -1,10 +1,10 @@
 import type { Command } from 'commander';
 import { basename, resolve } from 'node:path';
 import { openBlobStore } from '../../repository/open-repository.ts';
-import type { RepositoryRecord } from '../../schemas/catalog.ts';
+import { placeText, type RepositoryRecord } from '../../schemas/repository.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { plainName } from '../../schemas/names.ts';
-import { addDirectoryRepository } from '../../workers/add-repository.ts';
+import { addRepository } from '../../workers/add-repository.ts';
 import { action } from '../context.ts';
 import { sizeText, table } from '../output.ts';
 import { parseCount, parseName } from './dev.ts';
@@ -29,9 +29,9 @@ export function addRepoCommands(program: Command): void {
         const path = resolve(directory);
         const name = options.name ?? nameFor(path);
         const { slots } = options;
-        const added = await addDirectoryRepository(await context.catalog(), {
+        const added = await addRepository(await context.catalog(), {
           name,
-          path,
+          location: { kind: 'directory', path },
           ...(slots === undefined ? {} : { slots }),
         });
         context.output.result(added, () => `repository ${name} at ${path}`);
@@ -55,7 +55,7 @@ export function addRepoCommands(program: Command): void {
             ['REPOSITORY', 'PLACE', 'BACKUPS', 'STORED', 'FREE'],
             repositories.map((row) => [
               row.name,
-              row.location.path,
+              placeText(row.location),
               row.backups,
               sizeText(row.storedBytes),
               row.freeBytes === null ? 'not seen from here' : sizeText(row.freeBytes),

@@ -1,5 +1,6 @@
 import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { placeText } from '../../schemas/repository.ts';
 import { sizeText } from '../output.ts';
 import { fail, ok, reason, warn, type Check, type Finding } from './check.ts';
 
@@ -21,7 +22,9 @@ export const checkRepositories: Check = async ({ context }) => {
     }
     return await Promise.all(
       repositories.map(({ name, location }) =>
-        space(`repository ${name}`, location.path, 'free some, or add another: holdfast repo add DIRECTORY', true),
+        location.kind === 'directory'
+          ? space(`repository ${name}`, location.path, 'free some, or add another: holdfast repo add DIRECTORY', true)
+          : Promise.resolve(ok(`repository ${name}`, placeText(location))),
       ),
     );
   } catch (error) {

@@ -1,5 +1,6 @@
 import type { Backup } from '../../schemas/backup.ts';
-import type { CompletedBackup, RepositoryRecord, VmRecord } from '../../schemas/catalog.ts';
+import type { CompletedBackup, VmRecord } from '../../schemas/catalog.ts';
+import type { RepositoryRecord } from '../../schemas/repository.ts';
 import type { Delta } from '../../schemas/delta.ts';
 import type { DiskRestorePlan, PreparedDisk, PreparedRestore, RestorePlan } from '../../schemas/restore-plan.ts';
 import type { BackupPlan, BackupTarget, BegunBackup, CopiedDisk, DiskExport, VmFacts } from '../../schemas/plan.ts';
