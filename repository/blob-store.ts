@@ -68,6 +68,8 @@ export type BlobSourceDescriptor = { kind: 'file'; path: string; blobKey: string
 export interface PartSink {
   readonly kind: 'parts';
   readonly blobKey: string;
+  /** Tells this upload from any other of the same key: what has been noted of its parts counts only for it. Not a secret. */
+  readonly identity: string;
   /** Every part but the last has at least this. */
   readonly minPartBytes: number;
   readonly maxPartBytes: number;
