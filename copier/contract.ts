@@ -20,6 +20,8 @@ export interface CopyDiskOptions {
   /** File name of the parent, in the same folder; its presence makes the copy an incremental. */
   backingFileName?: string;
   compression: 'zstd' | 'none';
+  /** The file is encrypted to this X25519 recipient, `age1…`: see repository/age-file.ts. Its key lies in the journal while the copy runs. */
+  recipient?: string;
   sink: BlobSinkDescriptor;
   /** Local file in which finished segments are noted, so that a later attempt goes on after them. */
   journalPath: string;
@@ -42,17 +44,29 @@ export interface CopyResult {
   readBytes: number;
   /** Length of the finished file. */
   storedBytes: number;
+  /** Of an encrypted file: length of the qcow2 file in it. */
+  plainBytes?: number;
   clusterBytes: number;
   segments: SegmentSum[];
   /** Segments taken over from an earlier attempt. */
   resumedSegments: number;
 }
 
-/** One file of a chain, base first. */
+/** One file of a chain, base first. Lengths, segments and their hashes are of the bytes as stored. */
 export interface ChainFile {
   source: BlobSourceDescriptor;
   storedBytes: number;
   segments: SegmentSum[];
+  /** Absent: the stored file is the qcow2 file itself. To compare hashes the key is not needed. */
+  encryption?: OpenedEncryption | undefined;
+}
+
+/** What it takes to read an encrypted file; see repository/age-file.ts. */
+export interface OpenedEncryption {
+  /** Of the file's chunks, 32 bytes; secret. */
+  payloadKey: Uint8Array;
+  /** Length of the qcow2 file in it. */
+  plainBytes: number;
 }
 
 export interface RestoreDiskOptions {
@@ -77,6 +91,8 @@ export interface RewriteOptions {
   backingFileName?: string;
   virtualSizeBytes: number;
   compression: 'zstd' | 'none';
+  /** As in `CopyDiskOptions`. */
+  recipient?: string;
   sink: BlobSinkDescriptor;
   /** The new file gets another length than this, if need be by a cluster of zeroes behind its end. */
   otherThanBytes?: number;
@@ -87,6 +103,8 @@ export interface RewriteOptions {
 export interface RewriteResult {
   /** Length of the new file. */
   storedBytes: number;
+  /** Of an encrypted file: length of the qcow2 file in it. */
+  plainBytes?: number;
   segments: SegmentSum[];
   clusterBytes: number;
   /** Guest's bytes that were read for it. */

@@ -7,6 +7,10 @@ import { blobKey, fileName, uuid } from '../schemas/names.ts';
  * repository, with "/" between segments.
  */
 export const REPOSITORY_FILE = 'repository.json';
+/** Identities that open the repository's files, encrypted to the operators' recipients; an age file. */
+export const KEY_FILE = 'keys/identity.age';
+/** The operators' recipients, to be read by people. */
+export const RECIPIENTS_FILE = 'keys/recipients.txt';
 
 /** @throws BlobStoreError `invalid-key` for all that is not a relative key of plain, visible names. */
 export function checkKey(key: string): string {
@@ -31,14 +35,19 @@ export function diskFolder(vmUuid: string, diskNumber: number): string {
 export const utcStamp = (instant: string | Date): string =>
   new Date(instant).toISOString().slice(0, 19).replaceAll(/[-:]/g, '').replace('T', '-');
 
-/** `<vm-uuid>/disk-<n>/full-20261121-120000.qcow2`, or `incr-…` for an incremental. */
+/** What is added to the name of a file that is encrypted: age(1) has the same custom. */
+const AGE_SUFFIX = '.age';
+
+/** `<vm-uuid>/disk-<n>/full-20261121-120000.qcow2`, or `incr-…` for an incremental; with `.age` where it is encrypted. */
 export const diskFileKey = (file: {
   vmUuid: string;
   diskNumber: number;
   type: BackupType;
   instant: string | Date;
+  isEncrypted?: boolean;
 }): string =>
-  `${diskFolder(file.vmUuid, file.diskNumber)}${file.type === 'full' ? 'full' : 'incr'}-${utcStamp(file.instant)}.qcow2`;
+  `${diskFolder(file.vmUuid, file.diskNumber)}${file.type === 'full' ? 'full' : 'incr'}-${utcStamp(file.instant)}.qcow2` +
+  (file.isEncrypted === true ? AGE_SUFFIX : '');
 
 /** The list of segment sums beside a disk's file. */
 export const sumsKey = (diskFile: string): string => `${diskFile}.sums`;
@@ -55,8 +64,15 @@ export const manifestKey = (vmUuid: string, backupId: string): string =>
   `${manifestFolder(vmUuid)}${uuid.parse(backupId)}.json`;
 
 /** Screenshot that proves a validation. */
-export const validationKey = (vmUuid: string, backupId: string): string =>
-  `${vmFolder(vmUuid)}validation/${uuid.parse(backupId)}.png`;
+export const validationKey = (
+  vmUuid: string,
+  backupId: string,
+  { isEncrypted = false }: { isEncrypted?: boolean } = {},
+): string => `${vmFolder(vmUuid)}validation/${uuid.parse(backupId)}.png${isEncrypted ? AGE_SUFFIX : ''}`;
+
+/** Both names that it can have. */
+export const validationKeys = (vmUuid: string, backupId: string): string[] =>
+  [false, true].map((isEncrypted) => validationKey(vmUuid, backupId, { isEncrypted }));
 
 /**
  * Whether a key is that of a file a backup is made of, as some version of ours names them; the manifest is none of them.
@@ -65,13 +81,19 @@ export const validationKey = (vmUuid: string, backupId: string): string =>
 export function isBackupFile(key: string): boolean {
   const [vmUuid, folder = '', name = '', ...rest] = key.split('/');
   if (rest.length > 0 || !uuid.safeParse(vmUuid).success) return false;
-  if (folder === 'validation') return /^[0-9a-f-]{36}\.png$/.test(name);
+  if (folder === 'validation') return /^[0-9a-f-]{36}\.png(\.age)?$/.test(name);
   const stored = name.replace(REWRITE, '').replace(/\.sums$/, '');
-  return /^disk-\d+$/.test(folder) && /^(full|incr)-\d{8}-\d{6}[\w.-]*\.qcow2$/.test(stored);
+  return /^disk-\d+$/.test(folder) && /^(full|incr)-\d{8}-\d{6}[\w.-]*\.qcow2(\.age)?$/.test(stored);
 }
 
-/** The last segment of a key: the name that an incremental's qcow2 header gives for its parent. */
-export const nameOfKey = (key: string): string => key.slice(key.lastIndexOf('/') + 1);
+/**
+ * The name that an incremental's qcow2 header gives for the file under a key: its bare file name. Of an encrypted one that of
+ * the qcow2 file in it, so that a chain that was decrypted by hand opens.
+ */
+export function nameOfKey(key: string): string {
+  const name = key.slice(key.lastIndexOf('/') + 1);
+  return name.endsWith(AGE_SUFFIX) ? name.slice(0, -AGE_SUFFIX.length) : name;
+}
 
 /** The VM and backup of a manifest's key; undefined for other keys. */
 export function parseManifestKey(key: string): { vmUuid: string; backupId: string } | undefined {

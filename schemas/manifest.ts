@@ -9,6 +9,9 @@ export const MANIFEST_VERSION = 1;
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
+/** `file` is an age file for the repository's recipient, and the qcow2 file in it has `plainBytes`; repository/age-file.ts. */
+export const diskEncryption = z.object({ format: z.literal('age'), plainBytes: z.int().nonnegative() });
+
 /** A stored disk, without what may be about to take its place. */
 const storedDisk = z.object({
   target: diskTarget,
@@ -25,7 +28,10 @@ const storedDisk = z.object({
   file: blobKey,
   /** The file this one is layered on, for an incremental. */
   backingFile: blobKey.nullable(),
+  /** Length of `file`. */
   storedBytes: z.int().nonnegative(),
+  /** Absent: `file` is the qcow2 file itself. */
+  encryption: diskEncryption.optional(),
   changedBytes: z.int().nonnegative(),
   readBytes: z.int().nonnegative(),
   clusterBytes: z.int().positive(),
@@ -90,6 +96,11 @@ export const manifest = z.object({
   attempts: z.record(z.string(), z.int()),
   durationMs: z.int().nonnegative(),
   versions: z.record(z.string(), z.string()),
+  /**
+   * In an encrypted repository: what only the holder of an identity may read, an age file in base64. Beside it stands
+   * something empty instead; see repository/sealed-manifest.ts.
+   */
+  sealed: z.base64().optional(),
 });
 export type Manifest = z.infer<typeof manifest>;
 

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { repositoryRecord } from './repository.ts';
 import { delta, imageLayer } from './delta.ts';
-import { passedOver } from './manifest.ts';
+import { diskEncryption, passedOver } from './manifest.ts';
 import { sourceMark } from './source-mark.ts';
 import { backupType, consistency, fullReason, quiesceMode, strategy } from './states.ts';
 
@@ -148,6 +148,7 @@ export const copiedDisk = z.object({
   changedBytes: z.int().nonnegative(),
   readBytes: z.int().nonnegative(),
   storedBytes: z.int().nonnegative(),
+  encryption: diskEncryption.optional(),
   clusterBytes: z.int().positive(),
   sums: z.object({ file: z.string(), sha256: z.string(), segments: z.int() }),
   attempts: z.int().positive(),

@@ -26,6 +26,8 @@ export const validationResult = z.object({
   host: z.string().nullable(),
   /** Key of the picture of the guest's screen. */
   screenshot: blobKey.nullable(),
+  /** In an encrypted repository: details of the steps, which may quote the guest; as `sealed` of a manifest. */
+  sealed: z.base64().optional(),
 });
 export type ValidationResult = z.infer<typeof validationResult>;
 

@@ -1,5 +1,5 @@
 import type { BackupRecord } from '../../catalog/contract.ts';
-import { validationKey } from '../../repository/layout.ts';
+import { validationKeys } from '../../repository/layout.ts';
 import type { AdmissionRequest } from '../../schemas/catalog.ts';
 import type { RepositoryRecord } from '../../schemas/repository.ts';
 import type { OwnCheckpoints } from '../host/own-checkpoints.ts';
@@ -53,7 +53,7 @@ export const createJudgeOrphans = ({ catalog }: ControlDependencies) => {
         const named = new Set<string>();
         for (const { backup, disks } of await presentOf(vmUuid)) {
           if (backup.repository !== repository) continue;
-          if (backup.state !== 'Failed') named.add(validationKey(vmUuid, backup.id));
+          if (backup.state !== 'Failed') for (const key of validationKeys(vmUuid, backup.id)) named.add(key);
           for (const { file, sums } of disks) named.add(file).add(sums.file);
         }
         orphans.push(...files.filter(({ key, ageSeconds }) => !named.has(key) && ageSeconds >= graceSeconds));

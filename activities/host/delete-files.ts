@@ -1,5 +1,5 @@
 import { openRepository } from '../../repository/identity.ts';
-import { rewriterOf, sumsKey, validationKey } from '../../repository/layout.ts';
+import { rewriterOf, sumsKey, validationKeys } from '../../repository/layout.ts';
 import { deleteManifest, filesNamedBy, listStoredManifests, readStoredManifest } from '../../repository/manifest.ts';
 import { RepositoryError } from '../../repository/repository-error.ts';
 import { BlobStoreError, type BlobStore } from '../../repository/blob-store.ts';
@@ -31,7 +31,8 @@ export const createDeleteFiles = ({ openStore }: HostDependencies) => ({
       await requireUnneeded(store, vmUuid, backup);
       const beside = await beingSwapped(store, vmUuid, backup);
       await deleteManifest(store, vmUuid, backup.id);
-      for (const file of [...backup.files, ...beside, validationKey(vmUuid, backup.id)]) await store.deleteBlob(file);
+      for (const file of [...backup.files, ...beside, ...validationKeys(vmUuid, backup.id)])
+        await store.deleteBlob(file);
     });
   },
 });

@@ -1,6 +1,6 @@
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
-import { isBackupFile, validationKey, vmFolder } from '../../repository/layout.ts';
+import { isBackupFile, validationKeys, vmFolder } from '../../repository/layout.ts';
 import { filesNamedBy, listStoredManifests } from '../../repository/manifest.ts';
 import { RepositoryError } from '../../repository/repository-error.ts';
 import type { BackupTarget } from '../../schemas/plan.ts';
@@ -73,7 +73,7 @@ async function straysOf(store: BlobStore, vmUuid: string): Promise<StrayFile[]> 
   const named = new Set<string>();
   for await (const { backupId, manifest, error } of listStoredManifests(store, vmUuid)) {
     if (error !== undefined) throw error;
-    named.add(validationKey(vmUuid, backupId));
+    for (const key of validationKeys(vmUuid, backupId)) named.add(key);
     for (const file of filesNamedBy(manifest)) named.add(file);
   }
   const strays: StrayFile[] = [];

@@ -1,7 +1,7 @@
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { diskFileKey } from '../../repository/layout.ts';
-import type { RepositoryLocation } from '../../schemas/repository.ts';
+import { settingsOf, type RepositoryLocation } from '../../schemas/repository.ts';
 import type { BackupPlan } from '../../schemas/plan.ts';
 
 /**
@@ -14,10 +14,11 @@ export async function unusedFiles(
   instant: string,
 ): Promise<string[]> {
   const store = openStore(repository.location);
+  const isEncrypted = settingsOf(repository).encryption !== null;
   await openRepository(store, repository.id);
   for (let atMs = Date.parse(instant); ; atMs += 1000) {
     const files = disks.map(({ number, type }) =>
-      diskFileKey({ vmUuid: vm.uuid, diskNumber: number, type, instant: new Date(atMs) }),
+      diskFileKey({ vmUuid: vm.uuid, diskNumber: number, type, instant: new Date(atMs), isEncrypted }),
     );
     const taken = await Promise.all(files.map((file) => store.statBlob(file)));
     if (taken.every((info) => info === undefined)) return files;

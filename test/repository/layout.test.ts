@@ -1,12 +1,15 @@
 import { describe, expect, it } from 'vitest';
 import {
   diskFileKey,
+  isBackupFile,
   manifestKey,
   nameOfKey,
   parseManifestKey,
+  rewriteKey,
   sumsKey,
   utcStamp,
   validationKey,
+  validationKeys,
 } from '../../repository/layout.ts';
 
 const VM = '6f1c1e0e-57a4-4d55-9c0c-0e5a1b1c2d3e';
@@ -20,6 +23,21 @@ describe('layout', () => {
     expect(nameOfKey(diskFileKey({ ...disk, type: 'incremental' }))).toBe('incr-20261121-120000.qcow2');
     expect(sumsKey(full)).toBe(`${full}.sums`);
     expect(utcStamp('2026-11-21T23:30:00-02:00')).toBe('20261122-013000');
+  });
+
+  it('names encrypted files so that they make a chain once they are decrypted', () => {
+    const file = diskFileKey({
+      vmUuid: VM,
+      diskNumber: 0,
+      instant: '2026-11-21T12:00:00Z',
+      type: 'full',
+      isEncrypted: true,
+    });
+    expect(file).toBe(`${VM}/disk-0/full-20261121-120000.qcow2.age`);
+    expect(nameOfKey(file)).toBe('full-20261121-120000.qcow2');
+    const files = [file, sumsKey(file), rewriteKey(file, BACKUP), sumsKey(rewriteKey(file, BACKUP))];
+    expect([...files, ...validationKeys(VM, BACKUP)].every(isBackupFile)).toBe(true);
+    expect(validationKeys(VM, BACKUP)).toContain(validationKey(VM, BACKUP, { isEncrypted: true }));
   });
 
   it('keeps manifests and screenshots by backup id', () => {
