@@ -4,6 +4,7 @@ import { BlobStoreError, type BlobStore, type BlobUpload } from '../../repositor
 import { openRepository } from '../../repository/identity.ts';
 import { nameOfKey } from '../../repository/layout.ts';
 import { writeSums } from '../../repository/sums.ts';
+import { isUnfinished } from '../../repository/unfinished.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupPlan, CopiedDisk, CopyHeartbeat, DiskExport } from '../../schemas/plan.ts';
 import { cancellationSignal } from '../cancellation.ts';
@@ -103,7 +104,16 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
     if (upload !== undefined) return { upload, copied: null };
     const created = await store.createUpload(file, { expectedBytes: 0 }).catch(async (error: unknown) => {
       if (!(error instanceof BlobStoreError) || error.code !== 'exists') throw error;
-      await store.deleteBlob(file); // begun by an attempt that was killed before it noted its token; no manifest names it
+      // An upload was begun by an attempt that was killed before it noted its token. A finished file is another backup's.
+      if (!(await isUnfinished(store, file))) {
+        throw new HoldfastError(
+          'DestinationExists',
+          `disk ${target} of ${plan.target.vm.name}: ${file} is in repository ${plan.target.repository.name} already and ` +
+            'is not of this backup; it was left as it is, the next backup takes another name',
+          { cause: error },
+        );
+      }
+      await store.deleteBlob(file);
       return await store.createUpload(file, { expectedBytes: 0 });
     });
     await captures.writeDraft(plan.backupId, target, { key: file, token: created.token, copied: null });

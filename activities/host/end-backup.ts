@@ -2,6 +2,7 @@ import type { BlobStore } from '../../repository/blob-store.ts';
 import { BlobStoreError } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { sumsKey } from '../../repository/layout.ts';
+import { isUnfinished } from '../../repository/unfinished.ts';
 import { RepositoryError } from '../../repository/repository-error.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { CompletedBackup } from '../../schemas/catalog.ts';
@@ -136,9 +137,14 @@ export const createEndBackup = (dependencies: HostDependencies) => {
     disk: { target: string; file: string },
   ): Promise<void> {
     const draft = await captures.readDraft(backupId, disk.target);
-    const upload = draft === undefined ? undefined : await store.resumeUpload(draft.key, draft.token);
+    if (draft === undefined) {
+      // Begun and not yet noted, or never begun; a finished file of that name is another backup's, and so are its sums.
+      if (await isUnfinished(store, disk.file)) await store.deleteBlob(disk.file);
+      return;
+    }
+    const upload = await store.resumeUpload(draft.key, draft.token);
     if (upload !== undefined) await upload.abort();
-    else if (draft?.copied !== null) await store.deleteBlob(disk.file); // complete, or begun and not yet noted
+    else if (draft.copied !== null) await store.deleteBlob(disk.file);
     await store.deleteBlob(sumsKey(disk.file));
   }
 };
