@@ -22,6 +22,8 @@ import type { ProvenBoot, ValidationResult } from '../schemas/validation.ts';
  * processes use it at once. It can be rebuilt from the repositories and the hypervisors.
  */
 export interface Catalog extends AsyncDisposable {
+  /** UUID of the installation whose catalog this is; repositories name it as their owner. A new catalog has a new one. */
+  installation(): Promise<string>;
   hosts: HostQueries;
   vms: VmQueries;
   repositories: RepositoryQueries;

@@ -22,6 +22,7 @@ export interface Tables {
   hosts: HostTable;
   vms: VmTable;
   sightings: SightingTable;
+  installation: InstallationTable;
   repositories: RepositoryTable;
   offerings: OfferingTable;
   chains: ChainTable;
@@ -74,6 +75,12 @@ export interface SightingTable {
   power: PowerState;
   disks: string;
   seen_at: string;
+}
+
+/** One row. */
+export interface InstallationTable {
+  only: number;
+  id: string;
 }
 
 export interface RepositoryTable {

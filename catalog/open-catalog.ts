@@ -14,6 +14,7 @@ import type { Catalog } from './contract.ts';
 import type { Database, Tables } from './database.ts';
 import { eventQueries } from './events.ts';
 import { hostQueries } from './hosts.ts';
+import { installationOf } from './installation.ts';
 import { firstCatalog } from './migrations/0001-first-catalog.ts';
 import { lifeOfAChain } from './migrations/0002-life-of-a-chain.ts';
 import { overlaysOnPrimary } from './migrations/0003-overlays-on-primary.ts';
@@ -24,6 +25,7 @@ import { validations } from './migrations/0007-validations.ts';
 import { schedules } from './migrations/0009-schedules.ts';
 import { backupsBeingRestored } from './migrations/0010-backups-being-restored.ts';
 import { settingsOfRepositories } from './migrations/0011-settings-of-repositories.ts';
+import { installationId } from './migrations/0014-installation.ts';
 import { consolidations } from './migrations/0008-consolidations.ts';
 import { offeringQueries } from './offerings.ts';
 import { proofQueries } from './proofs.ts';
@@ -47,6 +49,7 @@ const STALLED_TIMEOUT_MS = 30_000;
 export async function openCatalog(url: string): Promise<Catalog> {
   const database = await openDatabase(url);
   return {
+    installation: () => installationOf(database),
     hosts: hostQueries(database),
     vms: vmQueries(database),
     repositories: repositoryQueries(database),
@@ -142,6 +145,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
     '0009-schedules': schedules(engine),
     '0010-backups-being-restored': backupsBeingRestored(engine),
     '0011-settings-of-repositories': settingsOfRepositories(engine),
+    '0014-installation': installationId(engine),
     '0008-consolidations': consolidations(engine),
   };
   const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve(migrations) } });

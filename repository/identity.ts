@@ -1,5 +1,8 @@
+import { isDeepStrictEqual } from 'node:util';
 import { repositoryIdentity } from '../schemas/manifest.ts';
-import type { RepositoryIdentity } from '../schemas/manifest.ts';
+import type { RepositoryIdentity, RepositoryOwner } from '../schemas/manifest.ts';
+import { repositorySettings, settingsOf } from '../schemas/repository.ts';
+import type { RepositoryEncryption, RepositoryRecord } from '../schemas/repository.ts';
 import type { BlobStore } from './blob-store.ts';
 import { BlobStoreError } from './blob-store.ts';
 import { encodeJson, readJson } from './json-blob.ts';
@@ -9,12 +12,17 @@ import { RepositoryError } from './repository-error.ts';
 /** Version of layout and byte formats; docs/repository-format.md lists the changes. */
 export const FORMAT_VERSION = 1;
 
+/** What a repository should be, as a catalog or a plan has it. */
+export type ExpectedRepository = Pick<RepositoryRecord, 'id' | 'settings'>;
+
 /**
  * Reads `repository.json`.
- * @param expectedId refuse another repository, say one mounted in this one's place
- * @throws RepositoryError `not-a-repository`, `foreign`, `unsupported-version`, `invalid`; BlobStoreError
+ * @param expected refuse another repository, say one mounted in this one's place, one that another installation owns,
+ *   and one that is not encrypted as it should be. Without it whatever lies there is taken, for those who only read.
+ * @throws RepositoryError `not-a-repository`, `foreign`, `owned`, `encryption-mismatch`, `unsupported-version`, `invalid`;
+ *   BlobStoreError
  */
-export async function openRepository(store: BlobStore, expectedId?: string): Promise<RepositoryIdentity> {
+export async function openRepository(store: BlobStore, expected?: ExpectedRepository): Promise<RepositoryIdentity> {
   const identity = await readJson(store, REPOSITORY_FILE, repositoryIdentity, {
     field: 'formatVersion',
     known: FORMAT_VERSION,
@@ -30,25 +38,80 @@ export async function openRepository(store: BlobStore, expectedId?: string): Pro
     }
     throw error;
   });
-  if (expectedId !== undefined && identity.id !== expectedId) {
-    throw new RepositoryError('foreign', REPOSITORY_FILE, `is of repository ${identity.id}, not of ${expectedId}`);
-  }
+  if (expected !== undefined) requireSame(identity, expected);
   return identity;
 }
 
+function requireSame(found: RepositoryIdentity, expected: ExpectedRepository): void {
+  if (found.id !== expected.id) {
+    throw new RepositoryError('foreign', REPOSITORY_FILE, `is of repository ${found.id}, not of ${expected.id}`);
+  }
+  const { owner, encryption } = settingsOf(expected);
+  if (found.owner !== undefined && found.owner.installation !== owner) {
+    throw new RepositoryError('owned', REPOSITORY_FILE, ownedBy(found.owner));
+  }
+  const stored = found.encryption ?? null;
+  if (!isDeepStrictEqual(stored, encryption)) {
+    const words = (of: RepositoryEncryption | null): string =>
+      of === null ? 'not encrypted' : `encrypted to ${of.recipient}${of.hideNames ? ', with names hidden' : ''}`;
+    throw new RepositoryError(
+      'encryption-mismatch',
+      REPOSITORY_FILE,
+      `says that the repository is ${words(stored)}, but it should be ${words(encryption)}`,
+    );
+  }
+}
+
+/** Words for the error `owned`. */
+export const ownedBy = ({ installation, name, since }: RepositoryOwner): string =>
+  `belongs to installation ${installation}${name === undefined ? '' : ` (${name})`} since ${since}: only one may write ` +
+  'there. Use another place, or take it over on purpose: holdfast repo add --take-over';
+
 /**
- * Makes a repository out of an empty place; one that is there already, with the same id, is left as it is.
- * @throws RepositoryError `foreign` when another repository is there; BlobStoreError
+ * Makes a repository out of an empty place; one that is there already, with the same id, owner and encryption, is left
+ * as it is.
+ * @throws RepositoryError `foreign`, `owned`, `encryption-mismatch` when another repository is there; BlobStoreError
  */
-export async function initRepository(store: BlobStore, { id }: { id: string }): Promise<RepositoryIdentity> {
-  const present = await openRepository(store, id).catch((error: unknown) => {
+export async function initRepository(
+  store: BlobStore,
+  { id, owner, encryption }: Pick<RepositoryIdentity, 'id' | 'owner' | 'encryption'>,
+): Promise<RepositoryIdentity> {
+  const expected: ExpectedRepository = {
+    id,
+    settings: repositorySettings.parse({ owner: owner?.installation, encryption }),
+  };
+  const present = await openRepository(store, expected).catch((error: unknown) => {
     if (error instanceof RepositoryError && error.code === 'not-a-repository') return undefined;
     throw error;
   });
   if (present) return present;
-  const identity = repositoryIdentity.parse({ id, formatVersion: FORMAT_VERSION, createdAt: new Date().toISOString() });
+  const identity = repositoryIdentity.parse({
+    id,
+    formatVersion: FORMAT_VERSION,
+    createdAt: new Date().toISOString(),
+    encryption,
+    owner,
+  });
   await store.putBlob(REPOSITORY_FILE, encodeJson(identity)).catch((error: unknown) => {
     if (!(error instanceof BlobStoreError && error.code === 'exists')) throw error;
   });
-  return openRepository(store, id); // another process may have been first
+  return openRepository(store, expected); // another process may have been first
+}
+
+/** Gives a repository that is there an owner, in place of the one it has. The former one is refused from then on. */
+export async function giveRepositoryTo(
+  store: BlobStore,
+  { id, owner: former }: RepositoryIdentity,
+  owner: RepositoryOwner,
+): Promise<RepositoryIdentity> {
+  const identity = await openRepository(store);
+  if (identity.id !== id || identity.owner?.installation !== former?.installation) {
+    throw new RepositoryError('owned', REPOSITORY_FILE, 'was changed by another installation just now; look again');
+  }
+  const taken: RepositoryIdentity = {
+    ...identity,
+    owner: { ...owner, ...(former === undefined ? {} : { former: former.installation }) },
+  };
+  await store.putBlob(REPOSITORY_FILE, encodeJson(repositoryIdentity.parse(taken)), { replace: true });
+  return taken;
 }

@@ -1,10 +1,13 @@
 /**
  * - `not-a-repository`: no `repository.json`: never initialised, or its file system is not mounted.
  * - `foreign`: another repository than the one expected lies there.
+ * - `owned`: another installation writes there.
+ * - `encryption-mismatch`: it is encrypted otherwise than expected, or not at all.
  * - `unsupported-version`: written by a newer Holdfast.
  * - `invalid`: a manifest or list of sums is missing or does not hold what it must.
  */
-export type RepositoryErrorCode = 'not-a-repository' | 'foreign' | 'unsupported-version' | 'invalid';
+export type RepositoryErrorCode =
+  'not-a-repository' | 'foreign' | 'owned' | 'encryption-mismatch' | 'unsupported-version' | 'invalid';
 
 /** What is wrong with the content of a repository; `file` is the blob's key. Trouble with storage is a BlobStoreError. */
 export class RepositoryError extends Error {

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { sourceMark } from './source-mark.ts';
 import { blobKey, diskTarget, uuid } from './names.ts';
+import { repositoryEncryption } from './repository.ts';
 import { validationResult } from './validation.ts';
 import { backupType, consistency, fullReason, validationState } from './states.ts';
 
@@ -104,10 +105,26 @@ export const manifest = z.object({
 });
 export type Manifest = z.infer<typeof manifest>;
 
+/** The installation that writes to a repository: there is one at a time, since each has its own admission. */
+export const repositoryOwner = z.object({
+  /** Id of its catalog. */
+  installation: uuid,
+  since: z.iso.datetime(),
+  /** For people: where the repository was added from. */
+  name: z.string().optional(),
+  /** Whom it was taken over from. */
+  former: uuid.optional(),
+});
+export type RepositoryOwner = z.infer<typeof repositoryOwner>;
+
 /** `repository.json`, at the root. */
 export const repositoryIdentity = z.object({
   id: uuid,
   formatVersion: z.literal(1),
   createdAt: z.iso.datetime(),
+  /** Absent: plain. */
+  encryption: repositoryEncryption.optional(),
+  /** Absent: made before repositories had owners, and not added to an installation since. */
+  owner: repositoryOwner.optional(),
 });
 export type RepositoryIdentity = z.infer<typeof repositoryIdentity>;

@@ -77,6 +77,8 @@ export const repositorySettings = z.object({
   /** Where hosts find an age identity that opens the repository; null = none of them can restore or validate from it. */
   identity: secretReference.nullable().default(null),
   immutability: immutability.nullable().default(null),
+  /** Id of the installation whose repository this is, as `repository.json` has it; null = added before there were owners. */
+  owner: uuid.nullable().default(null),
 });
 export type RepositorySettings = z.infer<typeof repositorySettings>;
 
@@ -94,7 +96,7 @@ export type RepositoryRecord = z.infer<typeof repositoryRecord>;
 
 /** What was promised for a repository, with all defaults. */
 export const settingsOf = ({ settings }: Pick<RepositoryRecord, 'settings'>): RepositorySettings =>
-  settings ?? { encryption: null, identity: null, immutability: null };
+  settings ?? { encryption: null, identity: null, immutability: null, owner: null };
 
 /** The place in words for people: a path, or `s3://bucket/prefix at https://…`. */
 export function placeText(location: RepositoryLocation): string {

@@ -1,32 +1,80 @@
 import { randomUUID } from 'node:crypto';
+import { hostname } from 'node:os';
 import type { Catalog } from '../catalog/contract.ts';
-import { initRepository, openRepository } from '../repository/identity.ts';
+import { giveRepositoryTo, initRepository, openRepository, ownedBy } from '../repository/identity.ts';
+import { REPOSITORY_FILE } from '../repository/layout.ts';
 import { createBlobStore } from '../repository/open-repository.ts';
 import { RepositoryError } from '../repository/repository-error.ts';
-import { placeText, type RepositoryLocation, type RepositoryRecord } from '../schemas/repository.ts';
+import type { RepositoryOwner } from '../schemas/manifest.ts';
+import {
+  placeText,
+  repositorySettings,
+  type RepositoryLocation,
+  type RepositoryRecord,
+  type RepositorySettings,
+} from '../schemas/repository.ts';
 import { HoldfastError } from '../schemas/failures.ts';
 
 const DEFAULT_SLOTS = 16;
 
 /**
- * Makes a place a repository, or takes one that is there already, and notes it in the catalog.
+ * Makes a place a repository, or takes one that is there already, and notes it in the catalog. The installation becomes its
+ * owner: a repository that has another one is refused, unless it is to be taken over.
  * @throws HoldfastError InvalidRequest when the name or the place is taken; BlobStoreError, RepositoryError
  */
 export async function addRepository(
   catalog: Catalog,
-  { name, location, slots = DEFAULT_SLOTS }: { name: string; location: RepositoryLocation; slots?: number },
+  {
+    name,
+    location,
+    slots = DEFAULT_SLOTS,
+    settings = {},
+    takeOver = false,
+  }: {
+    name: string;
+    location: RepositoryLocation;
+    slots?: number;
+    settings?: Partial<RepositorySettings>;
+    takeOver?: boolean;
+  },
 ): Promise<RepositoryRecord> {
-  for (const known of await catalog.repositories.list()) {
-    if (known.name === name) throw new HoldfastError('InvalidRequest', `name: a repository ${name} is there already`);
-    if (placeText(known.location) === placeText(location)) {
-      throw new HoldfastError('InvalidRequest', `location: ${placeText(location)} is repository ${known.name} already`);
+  const sameAs = async (): Promise<RepositoryRecord | undefined> => {
+    for (const known of await catalog.repositories.list()) {
+      const isPlace = placeText(known.location) === placeText(location);
+      if (isPlace && known.name === name && takeOver) return known; // to get it back from another installation
+      if (known.name === name) throw new HoldfastError('InvalidRequest', `name: a repository ${name} is there already`);
+      if (isPlace) {
+        throw new HoldfastError(
+          'InvalidRequest',
+          `location: ${placeText(location)} is repository ${known.name} already`,
+        );
+      }
     }
-  }
+    return undefined;
+  };
+  const known = await sameAs();
   const store = await createBlobStore(location);
+  const installation = await catalog.installation();
+  const owner: RepositoryOwner = { installation, since: new Date().toISOString(), name: hostname() };
   const present = await openRepository(store).catch((error: unknown) => {
     if (error instanceof RepositoryError && error.code === 'not-a-repository') return undefined;
     throw error;
   });
-  const { id } = present ?? (await initRepository(store, { id: randomUUID() }));
-  return await catalog.repositories.add({ name, id, location, slots });
+  if (present?.owner !== undefined && present.owner.installation !== installation && !takeOver) {
+    throw new RepositoryError('owned', REPOSITORY_FILE, `${placeText(location)} ${ownedBy(present.owner)}`);
+  }
+  const { encryption = present?.encryption ?? null } = settings;
+  const promised = repositorySettings.parse({ ...known?.settings, ...settings, encryption, owner: installation });
+  const id = known?.id ?? present?.id ?? randomUUID();
+  if (present !== undefined && present.owner?.installation !== installation) {
+    const asItIs = { ...promised, owner: present.owner?.installation ?? null };
+    await openRepository(store, { id, settings: asItIs }); // refused before anything is changed
+    await giveRepositoryTo(store, present, owner);
+  }
+  await initRepository(store, { id, owner, ...(encryption === null ? {} : { encryption }) });
+  if (known !== undefined) {
+    await catalog.repositories.changeSettings(name, promised);
+    return { ...known, settings: promised };
+  }
+  return await catalog.repositories.add({ name, id, location, slots, settings: promised });
 }

@@ -32,6 +32,8 @@ const COPIER: Record<CopierError['code'], FailureType> = {
 const REPOSITORY: Record<RepositoryError['code'], FailureType> = {
   'not-a-repository': 'RepositoryUnavailable',
   foreign: 'RepositoryForeign',
+  owned: 'RepositoryOwned',
+  'encryption-mismatch': 'EncryptionMismatch',
   'unsupported-version': 'RepositoryForeign',
   invalid: 'IntegrityMismatch',
 };

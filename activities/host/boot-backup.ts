@@ -90,7 +90,7 @@ export const createBootBackup = (dependencies: HostDependencies) => {
     signal: AbortSignal,
   ): Promise<{ store: BlobStore; manifest: Manifest; disks: StoredDisk[] }> {
     const store = openStore(plan.repository.location);
-    await openRepository(store, plan.repository.id);
+    await openRepository(store, plan.repository);
     const manifests = await readManifestChain(store, plan.vm.uuid, plan.backupId);
     const manifest = manifests.get(plan.backupId);
     if (manifest === undefined) throw new HoldfastError('BackupNotFound', `no manifest of backup ${plan.backupId}`);
@@ -254,7 +254,7 @@ export const createValidationSteps = (dependencies: HostDependencies) => {
      */
     async validationRoom(plan: ValidationPlan): Promise<Room> {
       const store = openStore(plan.repository.location);
-      await openRepository(store, plan.repository.id);
+      await openRepository(store, plan.repository);
       const manifest = await readManifest(store, plan.vm.uuid, plan.backupId).catch(() => undefined);
       return roomOf(manifest === undefined ? 0 : memoryOf(manifest), 0);
     },

@@ -197,7 +197,7 @@ export const createVerifyChain = ({ copier, openStore }: HostDependencies) => ({
     const pulse = setInterval(() => context.heartbeat(heartbeat), 1000);
     try {
       const store = openStore(plan.repository.location);
-      await openRepository(store, plan.repository.id);
+      await openRepository(store, plan.repository);
       const manifests = await readManifestChain(store, plan.vm.uuid, plan.backupId);
       const links = prepared.disks.flatMap(({ chain }) => chain);
       const files = [...new Map(links.map((link) => [link.file, diskOfFile(manifests, link)])).values()];

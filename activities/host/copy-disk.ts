@@ -43,7 +43,7 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
         const pulse = setInterval(() => context.heartbeat(heartbeat), 1000);
         try {
           const store = openStore(plan.target.repository.location);
-          await openRepository(store, plan.target.repository.id);
+          await openRepository(store, plan.target.repository);
           const { upload, copied } = await openDraft(store, plan, disk);
           if (copied !== null) {
             await upload?.finish(copied.storedBytes);

@@ -15,7 +15,7 @@ export const createDeleteFiles = ({ openStore }: HostDependencies) => ({
   /** The backup's manifest is there: it can be restored. */
   async isPublished(repository: Repository, vmUuid: string, backupId: string): Promise<boolean> {
     const store = openStore(repository.location);
-    await openRepository(store, repository.id);
+    await openRepository(store, repository);
     return (await readCompleted(store, vmUuid, backupId)) !== undefined;
   },
 
@@ -27,7 +27,7 @@ export const createDeleteFiles = ({ openStore }: HostDependencies) => ({
   async deleteFiles(repository: Repository, vmUuid: string, backup: { id: string; files: string[] }): Promise<void> {
     await withHeartbeat('removing files', async () => {
       const store = openStore(repository.location);
-      await openRepository(store, repository.id);
+      await openRepository(store, repository);
       await requireUnneeded(store, vmUuid, backup);
       const beside = await beingSwapped(store, vmUuid, backup);
       await deleteManifest(store, vmUuid, backup.id);

@@ -111,7 +111,7 @@ export const createEndBackup = (dependencies: HostDependencies) => {
   async function publishedAs({ plan }: Capture): Promise<AbortedBackup['published']> {
     const { vm, repository } = plan.target;
     const store = openStore(repository.location);
-    await openRepository(store, repository.id);
+    await openRepository(store, repository);
     const completed = await readCompleted(store, vm.uuid, plan.backupId);
     return completed === undefined ? null : { plan, completed };
   }
@@ -121,7 +121,7 @@ export const createEndBackup = (dependencies: HostDependencies) => {
     const { backupId, target } = capture.plan;
     try {
       const store = openStore(target.repository.location);
-      await openRepository(store, target.repository.id);
+      await openRepository(store, target.repository);
       for (const disk of capture.begun?.exports ?? []) await discardDraft(store, backupId, disk);
       return null;
     } catch (error) {

@@ -30,7 +30,7 @@ export const createHashBackup = ({ copier, openStore, fence }: HostDependencies)
       const pulse = setInterval(() => context.heartbeat(heartbeat), 1000);
       try {
         const store = openStore(plan.repository.location);
-        await openRepository(store, plan.repository.id);
+        await openRepository(store, plan.repository);
         const found = await neededFiles(store, plan);
         if (!('chain' in found)) return { files: 0, verifiedBytes: 0, problems: [found] };
         const { chain, needed } = found;

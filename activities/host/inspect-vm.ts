@@ -75,7 +75,7 @@ export const createInspection = ({ host, slots, libvirt, state, openStore, versi
       return await withHeartbeat('looking at the VM', async () => {
         const signal = cancellationSignal();
         const store = openStore(repository.location);
-        await openRepository(store, repository.id);
+        await openRepository(store, repository);
         const problems = await checkChainFiles(store, parentFiles);
         const domain = await domainOf(libvirt, vm, host, { signal });
         const power = powerOf((await libvirt.state(domain, { signal })).state);

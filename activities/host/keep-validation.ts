@@ -7,14 +7,14 @@ import type { HostDependencies } from './dependencies.ts';
 export const createKeepValidation = ({ openStore }: HostDependencies) => ({
   /** Whether this host can read the backup's repository. @throws RepositoryUnavailable, RepositoryForeign */
   async seesRepository({ repository }: Pick<ValidationPlan, 'repository'>): Promise<void> {
-    await openRepository(openStore(repository.location), repository.id);
+    await openRepository(openStore(repository.location), repository);
   },
 
   /** Writes what a validation found into the backup's manifest. Repeatable. */
   async keepValidation(plan: ValidationPlan, result: ValidationResult): Promise<void> {
     await withHeartbeat('writing the manifest', async () => {
       const store = openStore(plan.repository.location);
-      await openRepository(store, plan.repository.id);
+      await openRepository(store, plan.repository);
       await changeManifest(store, { vmUuid: plan.vm.uuid, backupId: plan.backupId }, (before) => ({
         ...before,
         validation: result.state,

@@ -18,7 +18,7 @@ export const createPublishBackup = ({ openStore, captures, host }: HostDependenc
     return await withHeartbeat('writing the manifest', async () => {
       const { vm, repository } = plan.target;
       const store = openStore(repository.location);
-      await openRepository(store, repository.id);
+      await openRepository(store, repository);
       const written = await readCompleted(store, vm.uuid, plan.backupId);
       if (written !== undefined) return written;
       const capture = await captures.read(plan.backupId);
@@ -50,7 +50,7 @@ export async function isPublished(
   { backupId, target: { vm, repository } }: BackupPlan,
 ): Promise<boolean> {
   const store = openStore(repository.location);
-  await openRepository(store, repository.id);
+  await openRepository(store, repository);
   return (await readCompleted(store, vm.uuid, backupId)) !== undefined;
 }
 

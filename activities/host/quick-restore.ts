@@ -118,7 +118,7 @@ export const createQuickRestore = (dependencies: HostDependencies & { restores: 
     signal: AbortSignal,
   ): Promise<Record<string, string[]>> {
     const store = openStore(plan.repository.location);
-    await openRepository(store, plan.repository.id);
+    await openRepository(store, plan.repository);
     const manifests = await readManifestChain(store, plan.vm.uuid, plan.backupId);
     const isSwapped = (await restores.read(plan.restoreId))?.phase !== 'writing';
     const chains: Record<string, string[]> = {};

@@ -24,7 +24,7 @@ export const createRestoreDisk = ({ copier, openStore, fence }: HostDependencies
       const pulse = setInterval(() => context.heartbeat(heartbeat), 1000);
       try {
         const store = openStore(plan.repository.location);
-        await openRepository(store, plan.repository.id);
+        await openRepository(store, plan.repository);
         const manifests = await readManifestChain(store, plan.vm.uuid, plan.backupId);
         const chain: ChainFile[] = await Promise.all(
           disk.chain.map(async (link) => {

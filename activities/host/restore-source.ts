@@ -25,7 +25,7 @@ export async function openRestoreSource(
 ): Promise<RestoreSource> {
   const { repository, backupId, vm } = plan;
   const store = openStore(repository.location);
-  await openRepository(store, repository.id).catch((error: unknown) => {
+  await openRepository(store, repository).catch((error: unknown) => {
     if (plan.isOtherHost !== true || !isAway(error)) throw error;
     throw new HoldfastError(
       'RepositoryNotOnHost',

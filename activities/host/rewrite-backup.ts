@@ -32,7 +32,7 @@ export const createRewriteBackup = ({ copier, openStore, fence, rewrites }: Host
       const context = Context.current();
       return await fence.run(rewriteFence(plan.operationId), cancellationSignal(), async (fenced) => {
         const store = openStore(plan.repository.location);
-        await openRepository(store, plan.repository.id);
+        await openRepository(store, plan.repository);
         const manifest = await readStoredManifest(store, plan.vm.uuid, plan.backupId);
         if (manifest.disks.some(({ replacement }) => replacement)) return { disks: [], found: 'unfinished' };
         if (isDone(plan, manifest)) return { disks: [], found: 'done' };

@@ -35,7 +35,7 @@ export const createStrayFiles = ({ openStore }: HostDependencies) => ({
   ): Promise<{ strays: StrayFile[]; problems: { vmUuid: string; message: string }[] }> {
     return await withHeartbeat('looking through the repository', async () => {
       const store = openStore(repository.location);
-      await openRepository(store, repository.id);
+      await openRepository(store, repository);
       const strays: StrayFile[] = [];
       const problems: { vmUuid: string; message: string }[] = [];
       for (const vmUuid of vmUuids) {
@@ -55,7 +55,7 @@ export const createStrayFiles = ({ openStore }: HostDependencies) => ({
   async removeStrays(repository: Repository, vmUuid: string, strays: StrayFile[]): Promise<number> {
     return await withHeartbeat('removing stray files', async () => {
       const store = openStore(repository.location);
-      await openRepository(store, repository.id);
+      await openRepository(store, repository);
       let removed = 0;
       for (const { key, sizeBytes, modifiedMs } of await straysOf(store, vmUuid)) {
         const asked = strays.find((stray) => stray.key === key);

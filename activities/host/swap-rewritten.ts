@@ -55,7 +55,7 @@ export const createSwapRewritten = ({ openStore, fence, rewrites }: HostDependen
 
 async function open(plan: RewritePlan, openStore: HostDependencies['openStore']): Promise<BlobStore> {
   const store = openStore(plan.repository.location);
-  await openRepository(store, plan.repository.id);
+  await openRepository(store, plan.repository);
   return store;
 }
 

@@ -15,7 +15,7 @@ export async function unusedFiles(
 ): Promise<string[]> {
   const store = openStore(repository.location);
   const isEncrypted = settingsOf(repository).encryption !== null;
-  await openRepository(store, repository.id);
+  await openRepository(store, repository);
   for (let atMs = Date.parse(instant); ; atMs += 1000) {
     const files = disks.map(({ number, type }) =>
       diskFileKey({ vmUuid: vm.uuid, diskNumber: number, type, instant: new Date(atMs), isEncrypted }),

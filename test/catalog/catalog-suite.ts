@@ -47,6 +47,17 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
       });
     });
 
+    it('has an id of its own, which stays', async () => {
+      const url = await newUrl();
+      await using catalog = await openCatalog(url);
+      const ids = await Promise.all([1, 2, 3].map(() => catalog.installation()));
+      expect(new Set(ids).size).toBe(1);
+      await using again = await openCatalog(url);
+      expect(await again.installation()).toBe(ids[0]);
+      await using other = await openNew();
+      expect(await other.installation()).not.toBe(ids[0]);
+    });
+
     it('lists hosts by name, in the order of bytes on every engine, and removes them', async () => {
       await using catalog = await openNew();
       for (const name of ['b', 'a-2', 'B', 'a_1', 'a.3']) await catalog.hosts.upsert({ name });

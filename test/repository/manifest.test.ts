@@ -190,8 +190,11 @@ describe('checkChainFiles', () => {
 
 describe('repository identity', () => {
   it('tells another repository, an unknown version and no repository apart', async () => {
-    expect(await openRepository(store, REPOSITORY_ID)).toMatchObject({ id: REPOSITORY_ID, formatVersion: 1 });
-    await expect(openRepository(store, idOf(1))).rejects.toMatchObject({ code: 'foreign', file: 'repository.json' });
+    expect(await openRepository(store, { id: REPOSITORY_ID })).toMatchObject({ id: REPOSITORY_ID, formatVersion: 1 });
+    await expect(openRepository(store, { id: idOf(1) })).rejects.toMatchObject({
+      code: 'foreign',
+      file: 'repository.json',
+    });
     const put = (value: unknown) =>
       store.putBlob('repository.json', Buffer.from(JSON.stringify(value)), { replace: true });
     await put({ id: REPOSITORY_ID, formatVersion: 2, createdAt: new Date().toISOString() });
@@ -200,6 +203,37 @@ describe('repository identity', () => {
     await expect(openRepository(store)).rejects.toThrow('repository.json: id: ');
     await rm(join(root, 'repository.json'));
     await expect(openRepository(store)).rejects.toMatchObject({ code: 'not-a-repository' });
+  });
+
+  it('tells another owner and another encryption apart, and is left as it is', async () => {
+    await rm(join(root, 'repository.json'));
+    const encryption = { format: 'age' as const, recipient: `age1${'q'.repeat(58)}`, hideNames: false };
+    const owner = { installation: idOf(7), since: new Date().toISOString(), name: 'kvm-7' };
+    const identity = await initRepository(store, { id: REPOSITORY_ID, owner, encryption });
+    const settings = { encryption, owner: idOf(7), identity: null, immutability: null };
+    expect(await openRepository(store, { id: REPOSITORY_ID, settings })).toEqual(identity);
+    const opened = (over: Partial<typeof settings> | { encryption: null }) =>
+      openRepository(store, { id: REPOSITORY_ID, settings: { ...settings, ...over } });
+    await expect(opened({ owner: idOf(8) })).rejects.toMatchObject({ code: 'owned' });
+    await expect(opened({ owner: idOf(8) })).rejects.toThrow(`installation ${idOf(7)} (kvm-7)`);
+    await expect(openRepository(store, { id: REPOSITORY_ID })).rejects.toMatchObject({ code: 'owned' });
+    await expect(opened({ encryption: null })).rejects.toMatchObject({ code: 'encryption-mismatch' });
+    const other = { ...encryption, recipient: `age1${'p'.repeat(58)}` };
+    await expect(opened({ encryption: other })).rejects.toMatchObject({ code: 'encryption-mismatch' });
+    await expect(initRepository(store, { id: REPOSITORY_ID })).rejects.toMatchObject({ code: 'owned' });
+    await expect(initRepository(store, { id: REPOSITORY_ID, owner })).rejects.toMatchObject({
+      code: 'encryption-mismatch',
+    });
+    expect(await openRepository(store)).toEqual(identity);
+  });
+
+  it('of a plain repository without an owner suits an installation that expects itself, but no encryption', async () => {
+    const settings = { encryption: null, owner: idOf(7), identity: null, immutability: null };
+    expect(await openRepository(store, { id: REPOSITORY_ID, settings })).toMatchObject({ id: REPOSITORY_ID });
+    const encryption = { format: 'age' as const, recipient: `age1${'q'.repeat(58)}`, hideNames: false };
+    await expect(openRepository(store, { id: REPOSITORY_ID, settings: { ...settings, encryption } })).rejects.toThrow(
+      'says that the repository is not encrypted, but it should be encrypted to age1',
+    );
   });
 
   it('is made once, also when two make it at the same time', async () => {
