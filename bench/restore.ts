@@ -28,6 +28,7 @@ import type { ChainFile } from '../copier/contract.ts';
 import { copyDisk } from '../copier/copy-disk.ts';
 import { restoreDisk } from '../copier/restore-disk.ts';
 import { ThreadPool } from '../copier/thread-pool.ts';
+import { filePathOf } from '../repository/source.ts';
 
 const MIB = 1024 * 1024;
 const GIB = 1024 * MIB;
@@ -206,7 +207,7 @@ const median = (numbers: number[]): number => numbers.toSorted((a, b) => a - b)[
 try {
   for (const compression of values.only.split(',') as ('zstd' | 'none')[]) {
     const chain = await chainOf(compression);
-    const top = chain.at(-1)!.source.path;
+    const top = filePathOf(chain.at(-1)!.source);
     const contenders: Record<string, () => Promise<void>> = {
       holdfast: () => holdfast(chain),
       convert: () => convert(top),

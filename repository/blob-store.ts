@@ -1,3 +1,5 @@
+import type { S3Place } from '../schemas/repository.ts';
+
 /**
  * What a repository needs from the place that keeps its bytes. A directory and an S3 bucket both fulfil it, so it has
  * no seek-and-rewrite and no rename of data.
@@ -49,8 +51,8 @@ export interface BlobUpload {
   readonly key: string;
   /** Names the upload for `resumeUpload`. Not a secret. */
   readonly token: string;
-  /** What a copier thread needs to write; can cross a thread border. */
-  readonly sink: BlobSinkDescriptor;
+  /** Where the bytes go: a file that any thread opens, or parts that are handed over whole. */
+  readonly sink: BlobSinkDescriptor | PartSink;
   /** Makes `totalBytes` durable as a blob. Every byte of [0, totalBytes) has been written by then. */
   finish(totalBytes: number): Promise<void>;
   /** Removes what was written. */
@@ -59,7 +61,9 @@ export interface BlobUpload {
 
 /** `blobKey` is for messages. Descriptors can cross a thread border. */
 export type BlobSinkDescriptor = { kind: 'file'; path: string; blobKey: string };
-export type BlobSourceDescriptor = { kind: 'file'; path: string; blobKey: string };
+/** `s3`: the thread that opens it finds the credentials by itself; none are in here. */
+export type BlobSourceDescriptor =
+  { kind: 'file'; path: string; blobKey: string } | { kind: 's3'; place: S3Place; blobKey: string };
 
 /**
  * An upload that takes whole parts, numbered from 1. A part begins where the one before it ends, so their order is the

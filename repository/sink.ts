@@ -1,4 +1,4 @@
-import type { BlobSink, BlobSinkDescriptor } from './blob-store.ts';
+import { BlobStoreError, type BlobSink, type BlobSinkDescriptor, type BlobUpload } from './blob-store.ts';
 import { openFileSink } from './file-sink.ts';
 
 /**
@@ -6,3 +6,9 @@ import { openFileSink } from './file-sink.ts';
  * @throws BlobStoreError `full`, `read-only`, `unavailable`
  */
 export const openSink = (descriptor: BlobSinkDescriptor): Promise<BlobSink> => openFileSink(descriptor);
+
+/** The file an upload goes to. @throws BlobStoreError `unavailable` for an upload in parts */
+export function fileSinkOf({ sink }: Pick<BlobUpload, 'sink'>): BlobSinkDescriptor {
+  if (sink.kind === 'file') return sink;
+  throw new BlobStoreError('unavailable', `${sink.blobKey}: this version copies to directories`, { key: sink.blobKey });
+}

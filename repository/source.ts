@@ -1,7 +1,8 @@
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
-import type { BlobSource, BlobSourceDescriptor } from './blob-store.ts';
+import { BlobStoreError, type BlobSource, type BlobSourceDescriptor } from './blob-store.ts';
+import { placeText } from '../schemas/repository.ts';
 import { assertRoot } from './directory-files.ts';
 import { errnoOf, storeErrorOf } from './file-errors.ts';
 
@@ -9,14 +10,31 @@ const { O_DIRECT, O_NOFOLLOW, O_RDONLY } = constants;
 /** O_DIRECT wants offset, length and memory at multiples of the logical block size; 4096 satisfies every disk. */
 const ALIGNMENT = 4096;
 
+/** Opens a stored blob for reading at any offset, in the thread that calls. @throws BlobStoreError */
+export function openSource(descriptor: BlobSourceDescriptor): Promise<BlobSource> {
+  if (descriptor.kind === 'file') return openFileSource(descriptor);
+  throw new BlobStoreError('unavailable', `${descriptor.blobKey}: this version reads directories`);
+}
+
 /**
- * Opens a stored blob for reading at any offset, in the thread that calls. Aligned reads go past the page cache where
+ * The file of a blob on this machine, for programs that read it themselves.
+ * @throws BlobStoreError `unavailable` for a blob that is no file here
+ */
+export function filePathOf(descriptor: BlobSourceDescriptor): string {
+  if (descriptor.kind === 'file') return descriptor.path;
+  const { place, blobKey } = descriptor;
+  throw new BlobStoreError('unavailable', `${blobKey} of ${placeText(place)} is no file on this host`, {
+    key: blobKey,
+  });
+}
+
+/**
+ * Aligned reads go past the page cache where
  * the file system allows it: a backup is read once, and its pages would push out those that guests need. Others, and those
  * of memory that turns out not to be aligned (`EINVAL`), go through the cache.
  * @throws BlobStoreError `not-found`, `unavailable`
  */
-export async function openSource(descriptor: BlobSourceDescriptor): Promise<BlobSource> {
-  const { path, blobKey: key } = descriptor;
+async function openFileSource({ path, blobKey: key }: { path: string; blobKey: string }): Promise<BlobSource> {
   const fail = (error: unknown): never => {
     throw storeErrorOf(error, { act: 'read', key, path });
   };

@@ -9,6 +9,7 @@ import type { BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { validationKey } from '../../repository/layout.ts';
 import { readManifest } from '../../repository/manifest.ts';
+import { filePathOf } from '../../repository/source.ts';
 import { readSums } from '../../repository/sums.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest } from '../../schemas/manifest.ts';
@@ -106,7 +107,7 @@ export const createBootBackup = (dependencies: HostDependencies) => {
         });
       }
       await checkChainHeaders({ chain, virtualSizeBytes, signal });
-      disks.push({ target, virtualSizeBytes, files: chain.map(({ source }) => source.path) });
+      disks.push({ target, virtualSizeBytes, files: chain.map(({ source }) => filePathOf(source)) });
     }
     return { store, manifest, disks };
   }

@@ -4,6 +4,7 @@ import type { BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { nameOfKey, rewriteKey, sumsKey } from '../../repository/layout.ts';
 import { readManifest, readStoredManifest } from '../../repository/manifest.ts';
+import { fileSinkOf } from '../../repository/sink.ts';
 import { readSums, writeSums } from '../../repository/sums.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest, ManifestDisk } from '../../schemas/manifest.ts';
@@ -104,7 +105,7 @@ export const createRewriteBackup = ({ copier, openStore, fence, rewrites }: Host
       ...(isLayered ? { backingFileName: nameOfKey(disk.backingFile ?? '') } : {}),
       virtualSizeBytes: disk.virtualSizeBytes,
       compression: plan.compression,
-      sink: upload.sink,
+      sink: fileSinkOf(upload),
       otherThanBytes: disk.storedBytes,
       signal,
       onProgress: ({ doneBytes, totalBytes }) => void Object.assign(heartbeat, { copiedBytes: doneBytes, totalBytes }),

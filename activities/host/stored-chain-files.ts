@@ -3,7 +3,7 @@ import { HEADER_READ_BYTES, readHeader } from '../../qcow2/read-header.ts';
 import { Qcow2Error } from '../../qcow2/qcow2-error.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { nameOfKey } from '../../repository/layout.ts';
-import { openSource } from '../../repository/source.ts';
+import { filePathOf, openSource } from '../../repository/source.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { DiskToRestore } from '../../schemas/restore-plan.ts';
 import { diskOfFile, type ManifestChain } from './restore-chain.ts';
@@ -40,7 +40,7 @@ export async function chainForQemu(store: BlobStore, chain: ManifestChain, disk:
         { cause: error },
       );
     }
-    paths.unshift(descriptor.path);
+    paths.unshift(filePathOf(descriptor));
   }
   return paths;
 }

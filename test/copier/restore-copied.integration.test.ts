@@ -12,6 +12,8 @@ import { verifyFile } from '../../copier/verify-file.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { createDirectoryStore } from '../../repository/directory-store.ts';
 import { initRepository } from '../../repository/identity.ts';
+import { fileSinkOf } from '../../repository/sink.ts';
+import { filePathOf } from '../../repository/source.ts';
 import { diskFileKey, nameOfKey } from '../../repository/layout.ts';
 import { readSums, writeSums } from '../../repository/sums.ts';
 import type { StoredFile } from '../../repository/sums.ts';
@@ -58,7 +60,7 @@ describe.each(['zstd', 'none'] as const)('a chain stored by the copier, compress
           },
           ...(parent ? { backingFileName: nameOfKey(parent.file) } : {}),
           compression,
-          sink: upload.sink,
+          sink: fileSinkOf(upload),
           journalPath: join(folder, `journal-${index}`),
           signal,
         }),
@@ -128,7 +130,7 @@ describe.each(['zstd', 'none'] as const)('a chain stored by the copier, compress
 
     // Whichever byte of the chain is altered, the restore refuses it.
     for (const file of chain) {
-      await using handle = await open(file.source.path, 'r+');
+      await using handle = await open(filePathOf(file.source), 'r+');
       for (let n = 0; n < 6; n += 1) {
         const offset = Math.floor(Math.random() * file.storedBytes);
         const { buffer } = await handle.read(Buffer.alloc(1), 0, 1, offset);

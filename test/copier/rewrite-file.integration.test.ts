@@ -7,6 +7,7 @@ import { rewriteFile } from '../../copier/rewrite-file.ts';
 import { COPIER_HANDLERS } from '../../copier/thread-handlers.ts';
 import { ThreadPool } from '../../copier/thread-pool.ts';
 import { nameOfKey } from '../../repository/layout.ts';
+import { filePathOf } from '../../repository/source.ts';
 import {
   chainFolder,
   describeStored,
@@ -42,12 +43,12 @@ async function rewrite(
   options: Partial<RewriteOptions> & { below?: ChainFile } = {},
 ): Promise<{ path: string; result: RewriteResult }> {
   const { below, ...rest } = options;
-  const path = `${chain.at(-1)!.source.path}.rewritten`;
+  const path = `${filePathOf(chain.at(-1)!.source)}.rewritten`;
   await writeFile(path, '');
   const result = await rewriteFile(pool, {
     chain,
     ...(below ? { backingFileName: nameOfKey(below.source.blobKey) } : {}),
-    virtualSizeBytes: sizeOf(chain.at(-1)!.source.path),
+    virtualSizeBytes: sizeOf(filePathOf(chain.at(-1)!.source)),
     compression: 'zstd',
     sink: { kind: 'file', path, blobKey: `${chain.at(-1)!.source.blobKey}.rewritten` },
     signal,

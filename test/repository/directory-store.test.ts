@@ -6,7 +6,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { createDirectoryStore } from '../../repository/directory-store.ts';
 import { initRepository, openRepository } from '../../repository/identity.ts';
 import { createBlobStore, openBlobStore } from '../../repository/open-repository.ts';
-import { openSink } from '../../repository/sink.ts';
+import { fileSinkOf, openSink } from '../../repository/sink.ts';
 import { openSource } from '../../repository/source.ts';
 import { blobStoreSuite, hasStoreCode, REPOSITORY_ID } from '../support/blob-store-suite.ts';
 
@@ -213,7 +213,7 @@ describe('directory store', () => {
       await expect(store.createUpload('vm/b', { expectedBytes: 1024 * 1024 })).rejects.toSatisfy(hasStoreCode('full'));
       const upload = await store.createUpload('vm/b', { expectedBytes: 0 });
       {
-        await using sink = await openSink(upload.sink);
+        await using sink = await openSink(fileSinkOf(upload));
         await expect(sink.write(0, Buffer.alloc(1024 * 1024))).rejects.toSatisfy(hasStoreCode('full'));
       }
       await upload.abort();

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import type { BlobStore, BlobStoreErrorCode } from '../../repository/blob-store.ts';
 import { BlobStoreError } from '../../repository/blob-store.ts';
 import { initRepository } from '../../repository/identity.ts';
-import { openSink } from '../../repository/sink.ts';
+import { fileSinkOf, openSink } from '../../repository/sink.ts';
 import { openSource } from '../../repository/source.ts';
 
 /** A matcher for `rejects.toSatisfy`. */
@@ -56,7 +56,7 @@ export function blobStoreSuite(open: () => Promise<{ store: BlobStore; reopen: (
   async function upload(key: string, content: Uint8Array): Promise<void> {
     const draft = await store.createUpload(key, { expectedBytes: content.length });
     {
-      await using sink = await openSink(draft.sink);
+      await using sink = await openSink(fileSinkOf(draft));
       await sink.write(0, content);
     }
     await draft.finish(content.length);
@@ -149,7 +149,7 @@ export function blobStoreSuite(open: () => Promise<{ store: BlobStore; reopen: (
       const content = randomBytes(300_000);
       const draft = await store.createUpload('vm/disk-0/full.qcow2', { expectedBytes: content.length });
       {
-        await using sink = await openSink(draft.sink);
+        await using sink = await openSink(fileSinkOf(draft));
         await sink.write(100_000, content.subarray(100_000));
         await sink.write(0, content.subarray(0, 100_000));
       }
@@ -163,7 +163,7 @@ export function blobStoreSuite(open: () => Promise<{ store: BlobStore; reopen: (
     it('end where `finish` says, also when more was written', async () => {
       const draft = await store.createUpload('a', { expectedBytes: 0 });
       {
-        await using sink = await openSink(draft.sink);
+        await using sink = await openSink(fileSinkOf(draft));
         await sink.write(0, Buffer.alloc(8192, 1));
       }
       await draft.finish(5000);
@@ -187,13 +187,13 @@ export function blobStoreSuite(open: () => Promise<{ store: BlobStore; reopen: (
     it('go on in another process by their token, with what was written before', async () => {
       const draft = await store.createUpload('vm/a', { expectedBytes: 10 });
       {
-        await using sink = await openSink(draft.sink);
+        await using sink = await openSink(fileSinkOf(draft));
         await sink.write(0, Buffer.from('begun'));
       }
       const resumed = await reopen().resumeUpload('vm/a', draft.token);
       expect(resumed).toMatchObject({ key: 'vm/a', token: draft.token });
       {
-        await using sink = await openSink(resumed!.sink);
+        await using sink = await openSink(fileSinkOf(resumed!));
         await sink.write(5, Buffer.from('ended'));
       }
       await resumed!.finish(10);
