@@ -21,9 +21,10 @@ export async function checkChainHeaders({
     checkSegments(file);
     await using source = await openStored(file.source);
     await checkSize(source, file);
-    const start = await new VerifiedBytes(file, source, signal).read(0, Math.min(HEADER_READ_BYTES, file.storedBytes));
+    const bytes = new VerifiedBytes(file, source, signal);
+    const start = await bytes.read(0, Math.min(HEADER_READ_BYTES, bytes.sizeBytes));
     try {
-      readers.push({ header: readHeader(start, file.storedBytes) });
+      readers.push({ header: readHeader(start, bytes.sizeBytes) });
     } catch (error) {
       if (!(error instanceof Qcow2Error)) throw error;
       throw altered(file.source.blobKey, error.message, error);

@@ -1,9 +1,11 @@
 import { createHash } from 'node:crypto';
+import { AGE_HEAD_BYTES, AgeError, openChunks, storedLength } from '../repository/age-file.ts';
 import { BlobStoreError } from '../repository/blob-store.ts';
 import type { BlobSource, BlobSourceDescriptor } from '../repository/blob-store.ts';
 import { openSource } from '../repository/source.ts';
 import { CopierError } from './contract.ts';
-import type { ChainFile, SegmentSum } from './contract.ts';
+import type { ChainFile, OpenedEncryption, SegmentSum } from './contract.ts';
+import { imageEnd, imageOffset, isChunkBorder } from './image-segments.ts';
 
 /** Longest segment that is read whole; the copier makes them of 4 MiB at most. docs/repository-format.md, "Sums" */
 export const MAX_SEGMENT_BYTES = 64 * 1024 * 1024;
@@ -26,7 +28,8 @@ export const altered = (blobKey: string, what: string, cause?: unknown): CopierE
   new CopierError('integrity', `${blobKey}: ${what}`, { file: blobKey, ...(cause === undefined ? {} : { cause }) });
 
 /** @throws CopierError `integrity` unless the segments cover the file without gap, each of a length that can be read */
-export function checkSegments({ source, storedBytes, segments }: ChainFile): void {
+export function checkSegments(file: ChainFile): void {
+  const { source, storedBytes, segments } = file;
   let end = 0;
   for (const { offset, lengthBytes } of segments) {
     if (offset !== end || !Number.isSafeInteger(lengthBytes) || lengthBytes <= 0 || lengthBytes > MAX_SEGMENT_BYTES) {
@@ -38,6 +41,20 @@ export function checkSegments({ source, storedBytes, segments }: ChainFile): voi
     end += lengthBytes;
   }
   if (end !== storedBytes) throw altered(source.blobKey, `the sums cover ${end} of ${storedBytes} bytes`);
+  checkImageSegments(file);
+}
+
+/** @throws CopierError `integrity` unless each segment is whole chunks of an age file that holds `plainBytes` */
+function checkImageSegments({ source: { blobKey }, storedBytes, segments, encryption }: ChainFile): void {
+  if (encryption === undefined) return;
+  if (storedLength(encryption.plainBytes) !== storedBytes) {
+    throw altered(
+      blobKey,
+      `the manifest says that its ${storedBytes} bytes are ${encryption.plainBytes} encrypted ones`,
+    );
+  }
+  const cut = segments.find(({ offset }) => offset !== 0 && !isChunkBorder(offset));
+  if (cut) throw altered(blobKey, `the sums have a segment at ${cut.offset}, where no encrypted chunk begins`);
 }
 
 /** @throws CopierError `integrity` when the file has another length than its manifest says */
@@ -49,12 +66,13 @@ export async function checkSize(source: BlobSource, { source: { blobKey }, store
 }
 
 /**
- * Reads one segment into the start of `buffer` and compares its hash.
+ * Reads one segment into `buffer`, which has its length or more, compares its hash, and opens it where the file is encrypted.
+ * Returns what it holds of the image, at the start of `buffer`.
  * @throws CopierError `integrity`, with file and offset
  */
 export async function readSegment(
   source: BlobSource,
-  blobKey: string,
+  { source: { blobKey }, encryption }: Pick<ChainFile, 'source' | 'encryption'>,
   segment: SegmentSum,
   buffer: Buffer,
 ): Promise<Buffer> {
@@ -64,7 +82,30 @@ export async function readSegment(
     throw altered(blobKey, `the file ends at ${segment.offset + count}, within the segment at ${segment.offset}`);
   }
   compareHash(blobKey, segment, createHash('sha256').update(bytes).digest('hex'));
-  return bytes;
+  return encryption === undefined ? bytes : openSegment(blobKey, segment, bytes, encryption, buffer);
+}
+
+/**
+ * Opens a segment whose hash was compared. `into` is the memory of `stored`, from the same byte on or before, or another one.
+ * @throws CopierError `integrity`: the key is not this file's, or the writer sealed another chunk
+ */
+function openSegment(
+  blobKey: string,
+  segment: SegmentSum,
+  stored: Buffer,
+  encryption: OpenedEncryption,
+  into: Buffer,
+): Buffer {
+  const start = imageOffset(segment, encryption);
+  const place = { plainOffset: start, isEnd: imageEnd(segment, encryption) === encryption.plainBytes };
+  const sealed = segment.offset === 0 ? stored.subarray(AGE_HEAD_BYTES) : stored;
+  try {
+    const opened = openChunks(encryption.payloadKey, sealed, place, into);
+    return into.subarray(0, opened.length);
+  } catch (error) {
+    if (!(error instanceof AgeError)) throw error;
+    throw altered(blobKey, error.message, error);
+  }
 }
 
 /** @throws CopierError `integrity` */

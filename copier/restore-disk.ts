@@ -82,15 +82,15 @@ async function writeData(
 const tasksOf = (planned: PlannedFile[], layout: DestinationLayout, destinationPath: string) =>
   function* (resources: string): Generator<SegmentTask> {
     for (const { file, pieces: list, verified, clusterBytes, compression } of planned) {
-      const { source, segments } = file;
+      const { source, segments, encryption } = file;
       const wanted = list.bySegment();
       let next = wanted.next();
       for (const [index, segment] of segments.entries()) {
         let task: SegmentTask['task'];
         if (!next.done && next.value.segment === index) {
           const pieces = settlePieces(next.value.pieces, layout);
-          const common = { source, segment, destinationPath, resources };
-          const reached = followingSegments(segments, index, pieces);
+          const common = { source, encryption, segment, destinationPath, resources };
+          const reached = followingSegments(file, index, pieces);
           task = { kind: 'restore-segment', ...common, following: reached, pieces, clusterBytes, compression };
           next = wanted.next();
         } else if (!verified.has(index)) {

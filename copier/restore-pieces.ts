@@ -1,9 +1,10 @@
-import type { SegmentSum } from './contract.ts';
+import type { ChainFile, SegmentSum } from './contract.ts';
+import { imageOffset } from './image-segments.ts';
 import type { DestinationLayout } from './restore-layout.ts';
 
 /** One piece of a stored file and where it goes. */
 export interface Piece {
-  /** Of the file: of the bytes themselves, or of the compressed cluster that holds them. */
+  /** Of the image: of the bytes themselves, or of the compressed cluster that holds them. */
   hostOffset: number;
   /** Length of the compressed cluster, up to its last sector; 0: stored plain. */
   compressedBytes: number;
@@ -29,7 +30,11 @@ export function pieceAt(fields: Float64Array, index: number): Piece {
 }
 
 /** The segments that the compressed clusters of `pieces` reach into. */
-export function followingSegments(segments: readonly SegmentSum[], index: number, pieces: Float64Array): SegmentSum[] {
+export function followingSegments(
+  { segments, encryption }: Pick<ChainFile, 'segments' | 'encryption'>,
+  index: number,
+  pieces: Float64Array,
+): SegmentSum[] {
   let end = 0;
   for (let piece = 0; piece < pieces.length / PIECE_FIELDS; piece += 1) {
     const { hostOffset, compressedBytes } = pieceAt(pieces, piece);
@@ -38,7 +43,7 @@ export function followingSegments(segments: readonly SegmentSum[], index: number
   const reached: SegmentSum[] = [];
   for (let next = index + 1; next < segments.length; next += 1) {
     const segment = segments[next];
-    if (!segment || segment.offset >= end) break;
+    if (!segment || imageOffset(segment, encryption) >= end) break;
     reached.push(segment);
   }
   return reached;

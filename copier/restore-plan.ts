@@ -6,6 +6,7 @@ import type { Qcow2Reader } from '../qcow2/reader.ts';
 import { nameOfKey } from '../repository/layout.ts';
 import { altered, checkSegments, checkSize, openStored, segmentAt } from './chain-source.ts';
 import type { ChainFile, RestoreDiskOptions } from './contract.ts';
+import { imageEnd, storedPlace } from './image-segments.ts';
 import type { DestinationLayout } from './restore-layout.ts';
 import { PieceList } from './restore-pieces.ts';
 import { VerifiedBytes } from './verified-bytes.ts';
@@ -130,7 +131,7 @@ export function checkChain(
 /** A plain stretch is cut where a segment ends; a compressed cluster belongs to the segment it begins in. */
 function addPieces({ file, pieces }: PlannedFile, stretch: Stretch, destinationOffset: number, hint: number): number {
   const { hostOffset, storedBytes: compressedBytes, innerOffset, lengthBytes, kind } = stretch;
-  let index = segmentAt(file.segments, hostOffset, hint);
+  let index = segmentAt(file.segments, storedPlace(hostOffset, file.encryption), hint);
   if (kind === 'compressed') {
     pieces.add(index, { hostOffset, compressedBytes, innerOffset, lengthBytes, destinationOffset });
     return index;
@@ -138,7 +139,7 @@ function addPieces({ file, pieces }: PlannedFile, stretch: Stretch, destinationO
   for (let done = 0; done < lengthBytes; index += 1) {
     const segment = file.segments[index];
     if (!segment) throw new RangeError(`no segment ${index}`); // the reader has checked that the stretch is in the file
-    const partBytes = Math.min(lengthBytes - done, segment.offset + segment.lengthBytes - hostOffset - done);
+    const partBytes = Math.min(lengthBytes - done, imageEnd(segment, file.encryption) - hostOffset - done);
     pieces.add(index, {
       hostOffset: hostOffset + done,
       compressedBytes: 0,

@@ -1,18 +1,13 @@
 import { Qcow2Error } from '../qcow2/qcow2-error.ts';
-import type { BlobSink, BlobSourceDescriptor } from '../repository/blob-store.ts';
+import type { BlobSink } from '../repository/blob-store.ts';
 import { altered, openStored } from './chain-source.ts';
-import type { SegmentSum } from './contract.ts';
 import { openDestination } from './destination.ts';
 import { gatherRun, pieceRuns } from './piece-runs.ts';
-import { readSegments } from './read-segments.ts';
+import { readSegments, type StoredStretch } from './read-segments.ts';
 import type { TaskHandler, ThreadContext, ThreadTask } from './thread-task.ts';
 
-export interface RestoreSegmentTask extends ThreadTask {
+export interface RestoreSegmentTask extends ThreadTask, StoredStretch {
   kind: 'restore-segment';
-  source: BlobSourceDescriptor;
-  segment: SegmentSum;
-  /** Segments that a compressed cluster beginning in `segment` reaches into; none in files of the copier. */
-  following: SegmentSum[];
   /** See `PieceList`; in guest order. */
   pieces: Float64Array;
   clusterBytes: number;
@@ -32,9 +27,9 @@ export const handle: TaskHandler<RestoreSegmentTask, undefined> = async (task, c
   const destination = await context.resource(`${task.resources}destination`, () =>
     openDestination(task.destinationPath),
   );
-  const stored = await readSegments(source, task, context);
+  const read = await readSegments(source, task, context);
   try {
-    await writePieces(task, stored, destination, context);
+    await writePieces(task, read, destination, context);
   } catch (error) {
     if (!(error instanceof Qcow2Error)) throw error;
     throw altered(blobKey, `segment at ${task.segment.offset} ${error.message}`, error);
@@ -47,11 +42,10 @@ const MOST_WRITES = 4;
 
 async function writePieces(
   task: RestoreSegmentTask,
-  stored: Buffer,
+  { stored, storedOffset }: { stored: Buffer; storedOffset: number },
   destination: BlobSink,
   context: ThreadContext,
 ): Promise<void> {
-  const storedOffset = task.segment.offset;
   const writes: Promise<void>[] = [];
   let staging: Buffer | undefined;
   let staged = 0;

@@ -97,7 +97,7 @@ function* clusterTasks(
   { clusterBytes, ends }: { clusterBytes: number; ends: readonly number[] },
 ): Generator<SegmentWork> {
   for (const { file, pieces: list, verified, clusterBytes: fromBytes, compression } of planned) {
-    const { source, segments } = file;
+    const { source, segments, encryption } = file;
     const from = { clusterBytes: fromBytes, compression };
     const wanted = list.bySegment();
     let next = wanted.next();
@@ -113,8 +113,12 @@ function* clusterTasks(
         ends,
         blobKey: source.blobKey,
       })) {
-        const following = followingSegments(segments, index, pieces);
-        yield { ...common, clusters: { source, segment, following, from, pieces, guests, clusterBytes }, stored };
+        const following = followingSegments(file, index, pieces);
+        yield {
+          ...common,
+          clusters: { source, encryption, segment, following, from, pieces, guests, clusterBytes },
+          stored,
+        };
         stored = 0;
       }
       next = wanted.next();

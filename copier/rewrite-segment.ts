@@ -1,20 +1,14 @@
 import { Qcow2Error } from '../qcow2/qcow2-error.ts';
-import type { BlobSourceDescriptor } from '../repository/blob-store.ts';
 import { altered, openStored } from './chain-source.ts';
-import type { SegmentSum } from './contract.ts';
 import { Fingerprint } from './fingerprint.ts';
 import { gatherRun, pieceRuns } from './piece-runs.ts';
-import { readSegments } from './read-segments.ts';
+import { readSegments, type StoredStretch } from './read-segments.ts';
 import { PIECE_FIELDS, pieceAt } from './restore-pieces.ts';
 import { segmentMemory, storeClusters, type StoreClusters, type WrittenSegment } from './store-clusters.ts';
 import type { TaskHandler, ThreadContext, ThreadTask } from './thread-task.ts';
 
 /** Clusters that one segment of a stored file holds. */
-export interface StoredClusters {
-  source: BlobSourceDescriptor;
-  segment: SegmentSum;
-  /** Segments that a compressed cluster beginning in `segment` reaches into; none in files of the copier. */
-  following: SegmentSum[];
+export interface StoredClusters extends StoredStretch {
   /** Of the file that is read. */
   from: { clusterBytes: number; compression: 'deflate' | 'zstd' };
   /** Where in the file each piece lies; its destination is its place in `guests`, in bytes. */
@@ -53,11 +47,11 @@ export async function readClusters(
   const { blobKey } = task.source;
   const { pieces, from, clusterBytes } = task;
   const source = await context.resource(`${name}/source:${blobKey}`, () => openStored(task.source));
-  const stored = await readSegments(source, task, context);
+  const read = await readSegments(source, task, context);
   try {
     for (const run of pieceRuns(pieces)) {
       const place = into.subarray(run.destinationOffset, run.destinationOffset + run.lengthBytes);
-      gatherRun(run, { pieces, ...from }, { stored, storedOffset: task.segment.offset }, place);
+      gatherRun(run, { pieces, ...from }, read, place);
     }
   } catch (error) {
     if (!(error instanceof Qcow2Error)) throw error;

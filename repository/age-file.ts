@@ -44,6 +44,9 @@ export function plainLength(storedBytes: number): number {
 export const storedOffset = (plainOffset: number): number =>
   AGE_HEAD_BYTES + plainOffset + TAG_BYTES * Math.ceil(plainOffset / CHUNK_BYTES);
 
+/** The other way round: the plain offset of the chunk that begins at `stored`. */
+export const plainOffset = (stored: number): number => ((stored - AGE_HEAD_BYTES) / STORED_CHUNK_BYTES) * CHUNK_BYTES;
+
 /** A stretch of an age file's payload. */
 export interface ChunkPlace {
   /** Where it begins in the plain file; a multiple of `CHUNK_BYTES`. */
@@ -79,8 +82,8 @@ export function sealChunks(payloadKey: Uint8Array, plain: Uint8Array, place: Chu
 }
 
 /**
- * Decrypts whole chunks into the start of `into`, which is other memory than `sealed`, or begins at the same byte of the same
- * memory. Returns the plain bytes; when it throws, `into` holds some of them.
+ * Decrypts whole chunks into the start of `into`, which is other memory than `sealed`, or of the same memory and begins where
+ * `sealed` does or before it. Returns the plain bytes; when it throws, `into` holds some of them.
  * @throws AgeError when a chunk was altered, is at another place than it was sealed for, or the file was cut off or continued
  */
 export function openChunks(

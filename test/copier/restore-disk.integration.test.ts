@@ -8,6 +8,8 @@ import { CopierError } from '../../copier/contract.ts';
 import { restoreDisk } from '../../copier/restore-disk.ts';
 import { ThreadPool } from '../../copier/thread-pool.ts';
 import { verifyFile } from '../../copier/verify-file.ts';
+import { filePathOf } from '../../repository/source.ts';
+import { encryptChain, newKeyPair } from '../support/encrypted-chain.ts';
 import {
   chainFolder,
   describeStored,
@@ -89,6 +91,44 @@ describe('restoreDisk', () => {
     await using folder = await chainFolder();
     const { chain, top } = await makeChain(folder, [{ ...MIXED[0]!, compress: true }, ...MIXED.slice(1)], cuts);
     await expectRestored(folder, chain, top);
+  });
+
+  it.each([[[64]], [[1]], [[1, 3, 17]]])('reads encrypted files, in segments of %j chunks', async (cuts) => {
+    await using folder = await chainFolder();
+    const { chain, top } = await makeChain(folder, [{ ...MIXED[0]!, compress: true }, ...MIXED.slice(1)]);
+    const { recipient } = await newKeyPair();
+    await expectRestored(folder, await encryptChain(chain, recipient, cuts), top);
+  });
+
+  it('takes encrypted and plain files in one chain', async () => {
+    await using folder = await chainFolder();
+    const { chain, top } = await makeChain(folder, MIXED);
+    const encrypted = await encryptChain(chain, (await newKeyPair()).recipient);
+    await expectRestored(folder, [chain[0]!, encrypted[1]!, chain[2]!], top);
+  });
+
+  it('opens no file with the key of another one', async () => {
+    await using folder = await chainFolder();
+    const { chain, top } = await makeChain(folder, MIXED.slice(0, 2));
+    const [full, increment] = await encryptChain(chain, (await newKeyPair()).recipient);
+    const { payloadKey } = full!.encryption!;
+    const wrong = { ...increment!, encryption: { ...increment!.encryption!, payloadKey } };
+    const path = join(folder.path, 'restored.raw');
+    const options = { destination: { path, format: 'raw' as const }, virtualSizeBytes: sizeOf(top), signal };
+    await expect(restoreDisk(pool, { chain: [full!, wrong], ...options })).rejects.toSatisfy(
+      hasCode('integrity', wrong.source.blobKey),
+    );
+    expect(await readdir(folder.path)).toEqual(['disk-0']);
+  });
+
+  it('compares the hashes of encrypted files without their key', async () => {
+    await using folder = await chainFolder();
+    const { chain } = await makeChain(folder, MIXED.slice(0, 1));
+    const [encrypted] = await encryptChain(chain, (await newKeyPair()).recipient);
+    const { encryption: _, ...stored } = encrypted!;
+    await verifyFile(pool, stored, { signal });
+    await truncate(filePathOf(stored.source), stored.storedBytes - 1);
+    await expect(verifyFile(pool, stored, { signal })).rejects.toSatisfy(hasCode('integrity', stored.source.blobKey));
   });
 
   it.each(['512', '1049088', '68157952'])('keeps an odd size: %s bytes', async (size) => {

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { checkSegments, segmentAt } from '../../copier/chain-source.ts';
 import type { ChainFile } from '../../copier/contract.ts';
 import { VerifiedBytes } from '../../copier/verified-bytes.ts';
+import { AGE_HEAD_BYTES, CHUNK_BYTES, storedLength, storedOffset } from '../../repository/age-file.ts';
 import type { BlobSource } from '../../repository/blob-store.ts';
 import { sha256 } from '../support/stored-chain.ts';
 
@@ -71,13 +72,13 @@ describe('VerifiedBytes', () => {
   });
 });
 
-describe('checkSegments', () => {
-  const withSegments = (segments: { offset: number; lengthBytes: number }[], storedBytes: number): ChainFile => ({
-    ...stored(),
-    storedBytes,
-    segments: segments.map((segment) => ({ ...segment, sha256: 'a'.repeat(64) })),
-  });
+const withSegments = (segments: { offset: number; lengthBytes: number }[], storedBytes: number): ChainFile => ({
+  ...stored(),
+  storedBytes,
+  segments: segments.map((segment) => ({ ...segment, sha256: 'a'.repeat(64) })),
+});
 
+describe('checkSegments', () => {
   it.each([
     [
       'a gap',
@@ -121,6 +122,40 @@ describe('checkSegments', () => {
 
   it('accepts what covers the file', () => {
     expect(() => checkSegments(stored())).not.toThrow();
+  });
+});
+
+describe('segments of an encrypted file', () => {
+  const plainBytes = 3 * CHUNK_BYTES + 10;
+  const encrypted = (borders: number[]): ChainFile => ({
+    ...withSegments(
+      borders.slice(1).map((end, index) => ({
+        offset: borders[index]!,
+        lengthBytes: end - borders[index]!,
+        sha256: sha256(content),
+      })),
+      storedLength(plainBytes),
+    ),
+    encryption: { payloadKey: randomBytes(32), plainBytes },
+  });
+  const end = storedLength(plainBytes);
+
+  it('are whole chunks, the first with the head before it', () => {
+    for (const borders of [
+      [0, end],
+      [0, storedOffset(CHUNK_BYTES), storedOffset(3 * CHUNK_BYTES), end],
+    ]) {
+      expect(() => checkSegments(encrypted(borders))).not.toThrow();
+    }
+    for (const cut of [AGE_HEAD_BYTES, AGE_HEAD_BYTES + CHUNK_BYTES, storedOffset(CHUNK_BYTES) + 1, 1]) {
+      expect(() => checkSegments(encrypted([0, cut, end]))).toThrow('where no encrypted chunk begins');
+    }
+  });
+
+  it('are refused when the file has not the length of what it should hold', () => {
+    const file = encrypted([0, end]);
+    const encryption = { ...file.encryption!, plainBytes: plainBytes - 1 };
+    expect(() => checkSegments({ ...file, encryption })).toThrow('encrypted ones');
   });
 });
 
