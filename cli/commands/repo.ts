@@ -8,6 +8,7 @@ import { addRepository } from '../../workers/add-repository.ts';
 import { action } from '../context.ts';
 import { sizeText, table } from '../output.ts';
 import { parseCount, parseName } from './dev.ts';
+import { addRepoLimitCommand } from './repo-limit.ts';
 
 export function addRepoCommands(program: Command): void {
   const repo = program.command('repo').description('repositories, where backups are kept');
@@ -37,6 +38,7 @@ export function addRepoCommands(program: Command): void {
         context.output.result(added, () => `repository ${name} at ${path}`);
       }),
     );
+  addRepoLimitCommand(repo);
   repo
     .command('ls')
     .description('list the repositories')

@@ -1,0 +1,44 @@
+import { InvalidArgumentError } from 'commander';
+import type { Bandwidth, BandwidthRule } from '../schemas/bandwidth.ts';
+import { weekday, type Weekday } from '../schemas/schedule.ts';
+import { sizeText } from './output.ts';
+
+const UNITS: Record<string, number> = { '': 1, K: 1024, M: 1024 ** 2, G: 1024 ** 3 };
+const DAYS = weekday.options;
+
+/** `50M` = 50 MiB per second; `none` = null. */
+export function parseBytesPerSecond(value: string): number | null {
+  if (value === 'none') return null;
+  const [, number = '', unit = ''] = /^(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?$/i.exec(value) ?? [];
+  const rate = Math.round(Number(number) * (UNITS[unit.toUpperCase()] ?? NaN));
+  if (number === '' || rate < 1) throw new InvalidArgumentError('give bytes per second like 50M, or none');
+  return rate;
+}
+
+/** `mon-fri 08:00-18:00=10M`: days, hours of the zone, rate. */
+export function parseBandwidthRule(value: string): BandwidthRule {
+  const [, days = '', from = '', to = '', rate = ''] =
+    /^([a-z,-]+) ([012]\d:[0-5]\d)-([012]\d:[0-5]\d)=(\S+)$/.exec(value.trim().toLowerCase()) ?? [];
+  if (rate === '') throw new InvalidArgumentError('give days, hours and rate like "mon-fri 08:00-18:00=10M"');
+  return { on: days.split(',').flatMap(parseDays), from, to, rate: parseBytesPerSecond(rate) };
+}
+
+/** `mon` or `fri-mon`. */
+function parseDays(range: string): Weekday[] {
+  const [first = -1, last = first, ...rest] = range.split('-').map((day) => DAYS.indexOf(day as Weekday));
+  if (first < 0 || last < 0 || rest.length > 0) {
+    throw new InvalidArgumentError(`${range} is no day of the week; give some of ${DAYS.join(',')}, or mon-fri`);
+  }
+  const count = ((last - first + DAYS.length) % DAYS.length) + 1;
+  return Array.from({ length: count }, (_, i) => DAYS[(first + i) % DAYS.length] as Weekday);
+}
+
+export const bandwidthText = (limit: Bandwidth | undefined): string =>
+  limit === undefined
+    ? 'no limit'
+    : [
+        `${rateText(limit.rate)}${limit.rules.length === 0 ? '' : `, but (${limit.timezone}):`}`,
+        ...limit.rules.map(({ on, from, to, rate }) => `  ${on.join(',')} ${from}-${to}: ${rateText(rate)}`),
+      ].join('\n');
+
+const rateText = (rate: number | null): string => (rate === null ? 'as fast as it goes' : `${sizeText(rate)}/s`);
