@@ -1,5 +1,6 @@
 import type { BlobSinkDescriptor, BlobSourceDescriptor } from '../repository/blob-store.ts';
 import type { SegmentSum } from '../repository/sums.ts';
+import type { Pace } from './pace.ts';
 
 export type { SegmentSum };
 
@@ -26,6 +27,8 @@ export interface CopyDiskOptions {
   /** Local file in which finished segments are noted, so that a later attempt goes on after them. */
   journalPath: string;
   signal: AbortSignal;
+  /** How fast it may store; default: as fast as it goes. */
+  pace?: Pace;
   onProgress?: (progress: CopyProgress) => void;
   /** Called once, before the first byte is stored, with what the change map promises; may throw to stop the copy. */
   onPlanned?: (plan: { changedBytes: number; expectedStoredBytes: number }) => Promise<void>;
@@ -97,6 +100,8 @@ export interface RewriteOptions {
   /** The new file gets another length than this, if need be by a cluster of zeroes behind its end. */
   otherThanBytes?: number;
   signal: AbortSignal;
+  /** Of what is read, twice, and of what is written. */
+  pace?: Pace;
   onProgress?: (progress: { doneBytes: number; totalBytes: number }) => void;
 }
 
@@ -123,7 +128,7 @@ export interface CopierPool extends AsyncDisposable {
   /** Reads every segment of a stored file and compares its hash. */
   verifyFile(
     file: ChainFile,
-    options: { signal: AbortSignal; onProgress?: (verifiedBytes: number) => void },
+    options: { signal: AbortSignal; pace?: Pace; onProgress?: (verifiedBytes: number) => void },
   ): Promise<void>;
 }
 

@@ -167,12 +167,14 @@ async function copySegments(threads: ThreadPool, options: CopyDiskOptions, copy:
       compression,
       runs: segment.runs,
     };
+    await options.pace?.ready(signal);
     journal.opened(segment.index, segment.readBytes);
     const copied = await threads.run<CopiedSegment>(task, {
       signal,
       onAsk: (question) => space.place((question as PlaceQuestion).sizes).offset,
       ...(copy.canMultiConn ? {} : { together: name }),
     });
+    options.pace?.passed(copied.lengthBytes);
     const done = { ...copied, index: segment.index, sha256: Buffer.from(copied.sha256) };
     journal.segmentStored(done);
     stored.set(done);

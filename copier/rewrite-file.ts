@@ -41,6 +41,8 @@ export async function rewriteFile(threads: ThreadPool, options: RewriteOptions):
   const copy = `rewrite:${randomUUID()}`;
   const tasks = clusterTasks(planned, { clusterBytes, ends });
   await runAll(threads, { name: copy, tasks, signal }, async ({ clusters: task, stored }, either) => {
+    await options.pace?.ready(either);
+    options.pace?.passed(stored);
     if (task) {
       const { sink, compression } = options;
       const rewriting: RewriteSegmentTask = { ...task, kind: 'rewrite-segment', copy, sink, compression };
@@ -51,6 +53,7 @@ export async function rewriteFile(threads: ThreadPool, options: RewriteOptions):
       clusters.add(task.guests, written);
       expected.add(written.fingerprint);
       const { offset, lengthBytes, sha256 } = written;
+      options.pace?.passed(lengthBytes);
       if (lengthBytes > 0) segments.push({ offset, lengthBytes, sha256: Buffer.from(sha256).toString('hex') });
     }
     progress.read(stored);
@@ -163,6 +166,8 @@ async function compare(
   const actual = new Fingerprint();
   const tasks = clusterTasks(planned, { clusterBytes, ends: [virtualSizeBytes] });
   await runAll(threads, { name, tasks, signal }, async ({ clusters, segment, stored, isVerified }, either) => {
+    await options.pace?.ready(either);
+    options.pace?.passed(stored);
     if (clusters) {
       const task: FingerprintSegmentTask = { ...clusters, kind: 'fingerprint-segment', name };
       actual.add(await threads.run<Uint8Array>(task, { signal: either }));

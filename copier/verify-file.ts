@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { checkSegments, checkSize, openStored } from './chain-source.ts';
 import type { ChainFile } from './contract.ts';
 import { inFlight } from './in-flight.ts';
+import type { Pace } from './pace.ts';
 import type { ThreadPool } from './thread-pool.ts';
 import type { VerifySegmentTask } from './verify-segment.ts';
 
@@ -12,7 +13,7 @@ import type { VerifySegmentTask } from './verify-segment.ts';
 export async function verifyFile(
   threads: ThreadPool,
   file: ChainFile,
-  { signal, onProgress }: { signal: AbortSignal; onProgress?: (verifiedBytes: number) => void },
+  { signal, pace, onProgress }: { signal: AbortSignal; pace?: Pace; onProgress?: (verifiedBytes: number) => void },
 ): Promise<void> {
   checkSegments(file);
   {
@@ -29,6 +30,8 @@ export async function verifyFile(
       stop: (reason) => stopped.abort(reason),
       work: async (segment) => {
         const task: VerifySegmentTask = { kind: 'verify-segment', source: file.source, segment, resources };
+        await pace?.ready(either);
+        pace?.passed(segment.lengthBytes);
         await threads.run(task, { signal: either });
         verifiedBytes += segment.lengthBytes;
         onProgress?.(verifiedBytes);

@@ -6,6 +6,7 @@ import type { HostDependencies } from '../activities/host/dependencies.ts';
 import { Fence } from '../activities/host/fence.ts';
 import { HostState } from '../activities/host/host-state.ts';
 import { createHostActivities, createHostDataActivities, createHostJobActivities } from '../activities/host/index.ts';
+import { Paces } from '../activities/host/paces.ts';
 import { RestoreNotes } from '../activities/host/restore-notes.ts';
 import { RewriteNotes } from '../activities/host/rewrite-notes.ts';
 import { createCopierPool } from '../copier/pool.ts';
@@ -70,6 +71,7 @@ export async function runHostWorker(installation: Installation, options: HostWor
     captures,
     restores: new RestoreNotes(join(stateDir, 'restores')),
     fence: new Fence(),
+    paces: new Paces(log),
     rewrites: new RewriteNotes(join(stateDir, 'rewrites')),
     daemonRoot: () => daemonRootOf(address.path),
     versions: () => versionsOf(libvirt),

@@ -27,7 +27,7 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
   const stopped = createStoppedCapture(dependencies);
   const snapshots = createSnapshotCapture(dependencies);
   const claims = new SpaceClaims();
-  const { host, libvirt, copier, openStore, captures, fence, state } = dependencies;
+  const { host, libvirt, copier, openStore, captures, fence, paces, state } = dependencies;
 
   return {
     /**
@@ -57,6 +57,7 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
             sink: fileSinkOf(upload),
             journalPath: captures.journalPath(plan.backupId, disk.target),
             signal,
+            pace: await paces.of(store, plan.target.repository.id),
             onPlanned: ({ expectedStoredBytes }) => requireSpace(store, plan, disk, expectedStoredBytes),
             onProgress: (progress) => {
               Object.assign(heartbeat, progress);

@@ -5,6 +5,7 @@ import type { RepositoryLocation } from '../../schemas/repository.ts';
 import type { CaptureStore } from './capture-store.ts';
 import type { Fence } from './fence.ts';
 import type { HostState } from './host-state.ts';
+import type { Paces } from './paces.ts';
 import type { RewriteNotes } from './rewrite-notes.ts';
 import type { ThawGuard } from './quiesce.ts';
 
@@ -19,6 +20,8 @@ export interface HostDependencies {
   state: HostState;
   captures: CaptureStore;
   fence: Fence;
+  /** How fast each repository may be written to, and read in the background. */
+  paces: Paces;
   rewrites: RewriteNotes;
   /** Folder under which libvirtd and its QEMU see their files: "/", or `/proc/<pid>/root` of a daemon in a container. */
   daemonRoot: () => Promise<string>;

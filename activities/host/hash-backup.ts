@@ -17,7 +17,7 @@ export interface HashedBackup {
   problems: HashProblem[];
 }
 
-export const createHashBackup = ({ copier, openStore, fence }: HostDependencies) => ({
+export const createHashBackup = ({ copier, openStore, fence, paces }: HostDependencies) => ({
   /**
    * Reads every stored byte that a backup needs, those of its ancestors included, and compares it with the manifests'
    * hashes. What is damaged is found, not thrown.
@@ -36,6 +36,7 @@ export const createHashBackup = ({ copier, openStore, fence }: HostDependencies)
         const { chain, needed } = found;
         heartbeat.totalBytes = needed.reduce((sum, file) => sum + diskOfFile(chain, file).storedBytes, 0);
         const problems: HashProblem[] = [];
+        const pace = await paces.of(store, plan.repository.id);
         let before = 0;
         for (const file of needed) {
           const stored = diskOfFile(chain, file);
@@ -43,7 +44,7 @@ export const createHashBackup = ({ copier, openStore, fence }: HostDependencies)
             const segments = await readSums(store, stored);
             await copier.verifyFile(
               { source: store.source(stored.file), storedBytes: stored.storedBytes, segments },
-              { signal, onProgress: (verifiedBytes) => void (heartbeat.copiedBytes = before + verifiedBytes) },
+              { signal, pace, onProgress: (verifiedBytes) => void (heartbeat.copiedBytes = before + verifiedBytes) },
             );
           });
           if (message !== undefined) problems.push({ backupId: file.backupId, message });

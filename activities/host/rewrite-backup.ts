@@ -22,7 +22,7 @@ export const rewriteFence = (operationId: string): string => `rewrite ${operatio
 
 type WrittenFile = NonNullable<RewriteNote['done'][number]['rewritten']>;
 
-export const createRewriteBackup = ({ copier, openStore, fence, rewrites }: HostDependencies) => {
+export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites }: HostDependencies) => {
   return {
     /**
      * Writes the files of a backup anew, beside, and compares them with those they are made from. Repeatable: a new attempt
@@ -108,6 +108,7 @@ export const createRewriteBackup = ({ copier, openStore, fence, rewrites }: Host
       sink: fileSinkOf(upload),
       otherThanBytes: disk.storedBytes,
       signal,
+      pace: await paces.of(store, plan.repository.id),
       onProgress: ({ doneBytes, totalBytes }) => void Object.assign(heartbeat, { copiedBytes: doneBytes, totalBytes }),
     });
     if (below === undefined && storedBytes >= disk.storedBytes) {

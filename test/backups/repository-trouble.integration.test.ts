@@ -1,6 +1,8 @@
 import { mkdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { defaultPayloadConverter } from '@temporalio/common';
+import type { CopyHeartbeat } from '../../schemas/plan.ts';
 import type { Backup } from '../../schemas/backup.ts';
 import type { Guest } from '../support/guest.ts';
 import { until } from '../support/processes.ts';
@@ -68,7 +70,7 @@ describe('a repository in trouble', () => {
     await vdb.write(guest, 4 * MiB, MiB, 0x54);
     const before = await stored();
     await expect(take()).rejects.toThrow(
-      /^RepositoryFull: .*vda of troubled needs up to \d+ bytes.*nothing was copied/,
+      /^RepositoryFull: disks? vda(, vdb of troubled together need| of troubled needs) up to \d+ bytes.*(nothing was copied|what was copied is removed)/,
     );
     expect(await stored()).toEqual(before); // of the other disk nothing either
     await expectOnlyCheckpointOf(guest, first);
@@ -110,6 +112,25 @@ describe('a repository in trouble', () => {
     const next = await take();
     expect(next.type).toBe('incremental');
     await expectStoredIn(next);
+  });
+
+  it('keeps to a bandwidth limit, and follows its change in mid-copy', async () => {
+    await bed.holdfast.json('repo', 'limit', 'main', '--rate', '1'); // what is in flight passes, the rest never would
+    const running = await bed.start('takeBackup', { vm: 'troubled', quiesce: 'none', repository: 'main' });
+    const client = await bed.holdfast.client();
+    const vdaOf = async () => {
+      const { raw } = await client.workflow.getHandle(running.workflowId).describe();
+      return (raw.pendingActivities ?? [])
+        .flatMap(({ heartbeatDetails }) => heartbeatDetails?.payloads ?? [])
+        .map((payload) => defaultPayloadConverter.fromPayload<CopyHeartbeat>(payload))
+        .find(({ target }) => target === 'vda');
+    };
+    await until('some of vda is stored', async () => ((await vdaOf())?.copiedBytes ?? 0) > 0);
+    await new Promise((done) => setTimeout(done, 3000));
+    const held = await vdaOf();
+    expect(held!.copiedBytes).toBeLessThan(held!.totalBytes);
+    await bed.holdfast.json('repo', 'limit', 'main', '--off');
+    await expectStored(bed.holdfast, await resultOf<Backup>(running), { vda, vdb });
   });
 
   it('waits for one that is gone, and goes on when it comes back', async () => {
