@@ -27,6 +27,8 @@ export interface BlobStore {
   listBlobs(prefix: string): AsyncIterable<BlobInfo>;
   /** Uploads that are not finished, in the same way; `listBlobs` does not show them. `deleteBlob` removes one. */
   listUploads(prefix: string): AsyncIterable<BlobInfo>;
+  /** Removes what was uploaded under a key and not finished, and leaves a blob of that key alone. */
+  discardUploads(key: string): Promise<void>;
   deleteBlob(key: string): Promise<void>;
   /**
    * Gives a finished blob another key, in place of what is there: a reader of `to` gets the former bytes or the new, whole.

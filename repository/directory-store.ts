@@ -147,6 +147,11 @@ export function createDirectoryStore(root: string): BlobStore {
     listBlobs: (prefix) => list(prefix, 'blobs'),
     listUploads: (prefix) => list(prefix, 'uploads'),
 
+    discardUploads: (key) =>
+      access('write', key, async (place) => {
+        if ((await tokenOf(place)) !== undefined) await removeBlob(base, place);
+      }),
+
     deleteBlob: (key) => access('write', key, (place) => removeBlob(base, place)),
 
     moveBlob: (from, to) =>

@@ -5,6 +5,7 @@ import { BlobStoreError, type BlobSource, type BlobSourceDescriptor } from './bl
 import { placeText } from '../schemas/repository.ts';
 import { assertRoot } from './directory-files.ts';
 import { errnoOf, storeErrorOf } from './file-errors.ts';
+import { openS3Source } from './s3-source.ts';
 
 const { O_DIRECT, O_NOFOLLOW, O_RDONLY } = constants;
 /** O_DIRECT wants offset, length and memory at multiples of the logical block size; 4096 satisfies every disk. */
@@ -13,7 +14,7 @@ const ALIGNMENT = 4096;
 /** Opens a stored blob for reading at any offset, in the thread that calls. @throws BlobStoreError */
 export function openSource(descriptor: BlobSourceDescriptor): Promise<BlobSource> {
   if (descriptor.kind === 'file') return openFileSource(descriptor);
-  throw new BlobStoreError('unavailable', `${descriptor.blobKey}: this version reads directories`);
+  return openS3Source(descriptor);
 }
 
 /**

@@ -5,7 +5,6 @@ import { openRepository } from '../../repository/identity.ts';
 import { nameOfKey } from '../../repository/layout.ts';
 import { fileSinkOf } from '../../repository/sink.ts';
 import { writeSums } from '../../repository/sums.ts';
-import { isUnfinished } from '../../repository/unfinished.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupPlan, CopiedDisk, CopyHeartbeat, DiskExport } from '../../schemas/plan.ts';
 import { cancellationSignal } from '../cancellation.ts';
@@ -107,16 +106,16 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
     const created = await store.createUpload(file, { expectedBytes: 0 }).catch(async (error: unknown) => {
       if (!(error instanceof BlobStoreError) || error.code !== 'exists') throw error;
       // An upload was begun by an attempt that was killed before it noted its token. A finished file is another backup's.
-      if (!(await isUnfinished(store, file))) {
+      await store.discardUploads(file);
+      return await store.createUpload(file, { expectedBytes: 0 }).catch((failure: unknown) => {
+        if (!(failure instanceof BlobStoreError) || failure.code !== 'exists') throw failure;
         throw new HoldfastError(
           'DestinationExists',
           `disk ${target} of ${plan.target.vm.name}: ${file} is in repository ${plan.target.repository.name} already and ` +
             'is not of this backup; it was left as it is, the next backup takes another name',
-          { cause: error },
+          { cause: failure },
         );
-      }
-      await store.deleteBlob(file);
-      return await store.createUpload(file, { expectedBytes: 0 });
+      });
     });
     await captures.writeDraft(plan.backupId, target, { key: file, token: created.token, copied: null });
     return { upload: created, copied: null };

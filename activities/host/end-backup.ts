@@ -2,7 +2,6 @@ import type { BlobStore } from '../../repository/blob-store.ts';
 import { BlobStoreError } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { sumsKey } from '../../repository/layout.ts';
-import { isUnfinished } from '../../repository/unfinished.ts';
 import { RepositoryError } from '../../repository/repository-error.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { CompletedBackup } from '../../schemas/catalog.ts';
@@ -139,7 +138,7 @@ export const createEndBackup = (dependencies: HostDependencies) => {
     const draft = await captures.readDraft(backupId, disk.target);
     if (draft === undefined) {
       // Begun and not yet noted, or never begun; a finished file of that name is another backup's, and so are its sums.
-      if (await isUnfinished(store, disk.file)) await store.deleteBlob(disk.file);
+      await store.discardUploads(disk.file);
       return;
     }
     const upload = await store.resumeUpload(draft.key, draft.token);

@@ -1,0 +1,49 @@
+import type { S3Place } from '../schemas/repository.ts';
+import type { BlobSource } from './blob-store.ts';
+import { connectionTo } from './s3-connection.ts';
+import { s3Error } from './s3-errors.ts';
+import { objectKeyOf } from './s3-keys.ts';
+import { sendData } from './s3-request.ts';
+
+/**
+ * Reads an object by ranges, any number of them at once.
+ * @throws BlobStoreError `not-found` when there is no such object
+ */
+export async function openS3Source({ place, blobKey: key }: { place: S3Place; blobKey: string }): Promise<BlobSource> {
+  const connection = connectionTo(place);
+  const objectKey = objectKeyOf(place, key);
+  const { headers } = await sendData(connection, { method: 'HEAD', objectKey, act: `read ${key}`, key });
+  const sizeBytes = Number(headers['content-length']);
+  if (!Number.isSafeInteger(sizeBytes)) {
+    throw s3Error(
+      place,
+      { act: `read ${key}`, key },
+      { status: 400, code: 'InvalidAnswer', message: 'it has no length' },
+    );
+  }
+
+  return {
+    async read(offset, bytes) {
+      const wantedBytes = Math.min(bytes.length, sizeBytes - offset);
+      if (wantedBytes <= 0) return 0;
+      let done = 0;
+      await sendData(connection, {
+        method: 'GET',
+        objectKey,
+        headers: { range: `bytes=${offset}-${offset + wantedBytes - 1}` },
+        begin: () => (done = 0),
+        receive: (chunk) => {
+          if (done + chunk.length > wantedBytes) throw new Error(`more than ${wantedBytes} bytes came`);
+          bytes.set(chunk, done);
+          done += chunk.length;
+        },
+        isComplete: () => done === wantedBytes,
+        act: `read ${wantedBytes} bytes at ${offset} of ${key}`,
+        key,
+      });
+      return done;
+    },
+    sizeBytes: () => Promise.resolve(sizeBytes),
+    [Symbol.asyncDispose]: () => Promise.resolve(), // the connections are the thread's
+  };
+}
