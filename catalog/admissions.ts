@@ -149,7 +149,7 @@ async function enqueue(trx: Transaction<Tables>, request: AdmissionRequest): Pro
 }
 
 /** Goes through the whole queue and writes down who may start. */
-async function dispatch(trx: Transaction<Tables>): Promise<Decision[]> {
+export async function dispatch(trx: Transaction<Tables>): Promise<Decision[]> {
   const waiting = await trx.selectFrom('admissions').select('place').where('state', '=', 'waiting').limit(1).execute();
   if (waiting.length === 0) return [];
   const rows = await trx.selectFrom('admissions').selectAll().execute();
@@ -227,7 +227,7 @@ async function namesOfVms(db: Database['db'], decisions: readonly Decision[]): P
   return (uuid) => names.get(uuid) ?? uuid;
 }
 
-const toGranted = ({ operationId, workflowId, runId }: AdmissionRequest): Granted => ({
+export const toGranted = ({ operationId, workflowId, runId }: AdmissionRequest): Granted => ({
   operationId,
   workflowId,
   runId,

@@ -91,4 +91,6 @@ export const toDiskRow = (backupId: string, disk: BackupDiskRecord): BackupDiskT
   sums_file: disk.sums.file,
   sums_sha256: disk.sums.sha256,
   sums_segments: disk.sums.segments,
+  verified_at: null,
+  damage: null,
 });

@@ -299,11 +299,13 @@ export const backupQueries = (database: Database): BackupQueries => {
     },
   };
 
-  async function selectRows({ vm, repository, all = false, states, limit }: BackupFilter): Promise<BackupTable[]> {
+  async function selectRows({ vm, vms, repository, all = false, states, limit }: BackupFilter): Promise<BackupTable[]> {
     let query = db.selectFrom('backups').selectAll().orderBy('sort_time', 'desc').orderBy('id', 'desc');
     if (vm !== undefined) {
       query = query.where((where) => where.or([where('vm_uuid', '=', vm.toLowerCase()), where('vm_name', '=', vm)]));
     }
+    if (vms?.length === 0) return [];
+    if (vms !== undefined) query = query.where('vm_uuid', 'in', vms);
     if (repository !== undefined) query = query.where('repository', '=', repository);
     if (states?.length === 0) return []; // `in ()` is no SQL
     if (states !== undefined) query = query.where('state', 'in', states);

@@ -16,6 +16,8 @@ import type { Consolidation } from '../schemas/consolidation.ts';
 import type { RewriteOperation } from '../schemas/rewrite-plan.ts';
 import type { BackupState, BackupType, CompressionState, Strategy, VmState } from '../schemas/states.ts';
 import type { ProvenBoot, ValidationResult } from '../schemas/validation.ts';
+import type { ClaimQueries } from './claims.ts';
+import type { RescanQueries } from './rescans.ts';
 
 /**
  * The catalog: what the installation knows of hosts, VMs, repositories, backups and running operations. Several
@@ -38,6 +40,8 @@ export interface Catalog extends AsyncDisposable {
   rewrites: RewriteQueries;
   schedules: ScheduleQueries;
   proofs: ProofQueries;
+  rescans: RescanQueries;
+  claims: ClaimQueries;
 }
 
 export interface HostQueries {
@@ -111,6 +115,8 @@ export interface BackupRecord {
 
 export interface BackupFilter {
   vm?: string;
+  /** Of these VMs, by UUID. */
+  vms?: string[];
   repository?: string;
   /** Also the hidden states, `Removed` and `Expunged`. */
   all?: boolean;

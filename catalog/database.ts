@@ -187,6 +187,10 @@ export interface BackupDiskTable {
   sums_file: string;
   sums_sha256: string;
   sums_segments: number;
+  /** When its bytes were last compared with their hashes; null = not since they were written. */
+  verified_at: string | null;
+  /** What was wrong with them then. */
+  damage: string | null;
 }
 
 export interface CheckpointTable {

@@ -25,11 +25,14 @@ import { validations } from './migrations/0007-validations.ts';
 import { schedules } from './migrations/0009-schedules.ts';
 import { backupsBeingRestored } from './migrations/0010-backups-being-restored.ts';
 import { settingsOfRepositories } from './migrations/0011-settings-of-repositories.ts';
+import { verifiedFiles } from './migrations/0012-verified-files.ts';
 import { installationId } from './migrations/0014-installation.ts';
 import { consolidations } from './migrations/0008-consolidations.ts';
 import { offeringQueries } from './offerings.ts';
 import { proofQueries } from './proofs.ts';
+import { claimQueries } from './claims.ts';
 import { repositoryQueries } from './repositories.ts';
+import { rescanQueries } from './rescans.ts';
 import { rewriteQueries } from './rewrites.ts';
 import { NodeSqliteDialect } from './sqlite-dialect.ts';
 import { scheduleQueries } from './schedules.ts';
@@ -64,6 +67,8 @@ export async function openCatalog(url: string): Promise<Catalog> {
     rewrites: rewriteQueries(database),
     schedules: scheduleQueries(database),
     proofs: proofQueries(database),
+    rescans: rescanQueries(database),
+    claims: claimQueries(database),
     [Symbol.asyncDispose]: () => database.db.destroy(),
   };
 }
@@ -147,6 +152,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
     '0011-settings-of-repositories': settingsOfRepositories(engine),
     '0014-installation': installationId(engine),
     '0008-consolidations': consolidations(engine),
+    '0012-verified-files': verifiedFiles(engine),
   };
   const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve(migrations) } });
   const { error } = await migrator.migrateToLatest();

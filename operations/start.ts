@@ -7,6 +7,7 @@ import type {
   DeleteBackupRequest,
   FinishChainRequest,
   MergeBackupsRequest,
+  RescanRepositoryRequest,
   RestoreDiskRequest,
   RestoreVmRequest,
   TakeBackupRequest,
@@ -58,6 +59,12 @@ export const startApplyRetention = async (client: Client, request: ApplyRetentio
 
 export const startFinishChain = async (client: Client, request: FinishChainRequest): Promise<WorkflowHandle> =>
   await start(client, 'finishChain', request.vm, request);
+
+/** Rebuilds what the catalog knows of a repository. */
+export const startRescanRepository = async (
+  client: Client,
+  request: RescanRepositoryRequest,
+): Promise<WorkflowHandle> => await start(client, 'rescanRepository', request.repository, request);
 
 /** One run of a schedule, now. */
 export const startSchedule = async (client: Client, { name, task }: Schedule): Promise<WorkflowHandle> =>

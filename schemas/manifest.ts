@@ -3,7 +3,7 @@ import { sourceMark } from './source-mark.ts';
 import { blobKey, diskTarget, uuid } from './names.ts';
 import { repositoryEncryption } from './repository.ts';
 import { validationResult } from './validation.ts';
-import { backupType, consistency, fullReason, validationState } from './states.ts';
+import { backupType, consistency, fullReason, strategy, validationState } from './states.ts';
 
 /** Version of the manifest's shape; docs/repository-format.md lists the changes. */
 export const MANIFEST_VERSION = 1;
@@ -80,6 +80,8 @@ export const manifest = z.object({
   instant: z.iso.datetime(),
   consistency,
   freezeMs: z.int().nonnegative().nullable(),
+  /** How the point in time was made; since 0.3.0. */
+  strategy: strategy.optional(),
   host: z.string(),
   source: z.object({ platform: z.string(), metadata: z.record(z.string(), z.string()) }),
   domainXml: z.object({ inactive: z.string(), live: z.string().nullable() }),

@@ -158,3 +158,13 @@ export const reclaimOrphansRequest = z.strictObject({
   quick: z.boolean().optional(),
 });
 export type ReclaimOrphansRequest = z.infer<typeof reclaimOrphansRequest>;
+
+/** What `rescanRepository` takes: `{"repository": "main"}`. */
+export const rescanRepositoryRequest = z.strictObject({
+  repository: plainName,
+  /** Only tell what would be taken over. */
+  dryRun: z.boolean().optional(),
+  /** Given by a run to the one that goes on with it. */
+  goesOn: z.strictObject({ after: uuid.nullable(), summary: z.unknown() }).optional(),
+});
+export type RescanRepositoryRequest = z.infer<typeof rescanRepositoryRequest>;

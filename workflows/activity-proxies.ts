@@ -55,6 +55,17 @@ export const hostDeletes = (host: string) =>
     retry: { ...patient, maximumAttempts: 3 },
   });
 
+/** Looks through a whole repository, which may be on a slow place: it goes on as long as the host gives heartbeats. */
+export const hostReads = (host: string) =>
+  proxyActivities<HostActivities>({
+    taskQueue: hostQueue(host),
+    scheduleToCloseTimeout: '1 hour',
+    startToCloseTimeout: '30 minutes',
+    heartbeatTimeout: '15 seconds',
+    cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    retry: { ...patient, maximumAttempts: 6 },
+  });
+
 /** Undo steps of a host: tried until the host answers, within a bound, so that the run has an end. */
 export const hostUndo = (host: string) =>
   proxyActivities<HostActivities>({

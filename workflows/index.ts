@@ -10,6 +10,7 @@ export { probeVm } from './probe-vm.ts';
 export { mergeBackups } from './merge-backups.ts';
 export { reclaimOrphans } from './reclaim-orphans.ts';
 export { rehearse } from './rehearse.ts';
+export { rescanRepository } from './rescan-repository.ts';
 export { restoreDisk } from './restore-disk.ts';
 export { restoreVm } from './restore-vm.ts';
 export { runSchedule } from './run-schedule.ts';

@@ -11,6 +11,7 @@ import { createMissedRuns } from './missed-runs.ts';
 import { createJudgeOrphans } from './judge-orphans.ts';
 import { createPlanBackup } from './plan-backup.ts';
 import { createResolveTarget } from './resolve-target.ts';
+import { createRescan } from './rescan.ts';
 import { createDiskRestore } from './restore-disk.ts';
 import { createReports } from './reports.ts';
 import { createRestore } from './restore.ts';
@@ -42,5 +43,6 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createScheduleRuns(dependencies),
   ...createMissedRuns(dependencies),
   ...createReports(dependencies),
+  ...createRescan(dependencies),
 });
 export type ControlActivities = ReturnType<typeof createControlActivities>;

@@ -17,6 +17,7 @@ import { createProbeVm } from './probe-vm.ts';
 import { createPublishBackup } from './publish-backup.ts';
 import { createQuickRestore } from './quick-restore.ts';
 import { createReclaimLeftovers } from './reclaim-leftovers.ts';
+import { createReadStored } from './read-stored.ts';
 import { createRestoreDisk } from './restore-disk.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { createRewriteBackup } from './rewrite-backup.ts';
@@ -45,6 +46,7 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createKeepValidation(dependencies),
   ...createValidationSteps(dependencies),
   ...createSwapRewritten(dependencies),
+  ...createReadStored(dependencies),
 });
 export type HostActivities = ReturnType<typeof createHostActivities>;
 

@@ -96,6 +96,7 @@ function manifestOf(capture: Capture, begun: BegunBackup, copies: CopiedDisk[]):
     instant: begun.instant,
     consistency: begun.consistency,
     freezeMs: begun.freezeMs,
+    strategy: plan.target.strategy,
     host,
     source: { platform: 'libvirt', metadata: begun.notFrozen === null ? {} : { notFrozen: begun.notFrozen } },
     domainXml: capture.domainXml,

@@ -9,6 +9,7 @@ import { action } from '../context.ts';
 import { sizeText, table } from '../output.ts';
 import { parseCount, parseName } from './dev.ts';
 import { addRepoLimitCommand } from './repo-limit.ts';
+import { addRescanCommand } from './rescan.ts';
 
 export function addRepoCommands(program: Command): void {
   const repo = program.command('repo').description('repositories, where backups are kept');
@@ -67,6 +68,7 @@ export function addRepoCommands(program: Command): void {
         );
       }),
     );
+  addRescanCommand(repo);
 }
 
 /** null when the place cannot be seen from this machine. */

@@ -21,6 +21,7 @@ import {
   T0,
   takeChain,
 } from './records.ts';
+import { rescanSuite } from './rescan-suite.ts';
 import { scheduleSuite } from './schedule-suite.ts';
 
 /** What every catalog does, whichever database keeps it. `newUrl` names an empty one. */
@@ -737,6 +738,7 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
   });
 
   scheduleSuite(openNew);
+  rescanSuite(openNew);
 
   describe('admissions', () => {
     it('grants a VM to one operation at a time, and tells the other what it waits for', async () => {
