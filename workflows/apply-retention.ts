@@ -105,7 +105,7 @@ async function applyToVm(name: string, dryRun: boolean, view: OperationView): Pr
       const type = failureTypeOf(error);
       if (type === 'BackupNotFound') continue; // somebody else deleted it meanwhile
       problems.push({ type, message: `backup ${id}: ${causeOf(error)}` });
-      if (type !== 'BackupNotDeletable') break; // the others would not go either
+      if (type !== 'BackupNotDeletable' && type !== 'BackupLocked') break; // the others would not go either
     }
   }
   const freedBytes = sumOf(removed);

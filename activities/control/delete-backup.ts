@@ -5,7 +5,7 @@ import type { BackupTarget } from '../../schemas/plan.ts';
 import type { BackupState } from '../../schemas/states.ts';
 import { requireNotRunOn } from './consolidate.ts';
 import type { ControlDependencies } from './dependencies.ts';
-import { planDelete } from './plan-delete.ts';
+import { locksOf, planDelete } from './plan-delete.ts';
 import { repositoryHosts } from './repository-hosts.ts';
 
 /** Everything but `Expunged`: what is gone is no part of a chain any more. */
@@ -40,7 +40,11 @@ export const createDeleteBackup = ({ catalog }: ControlDependencies) => ({
       throw new HoldfastError('RepositoryNotFound', `repository ${name} is not known any more`);
     const present = await catalog.backups.records({ vm: vm.uuid, repository: name, states: PRESENT });
     const chain = await catalog.backups.lastChain(vm.uuid, name);
-    const plan = planDelete(present, backupId, { force, openChain: chain?.open === true ? chain.id : null });
+    const plan = planDelete(present, backupId, {
+      force,
+      openChain: chain?.open === true ? chain.id : null,
+      locked: locksOf(repository, new Date()),
+    });
     await requireNotRunOn({ catalog }, [backupId, ...plan.expunge.map(({ id }) => id)]);
     const vmHost = (await catalog.vms.find(vm.uuid))?.host;
     return {

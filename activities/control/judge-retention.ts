@@ -2,7 +2,7 @@ import type { BackupRecord, Catalog } from '../../catalog/contract.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { RetentionRules } from '../../schemas/retention.ts';
 import { PRESENT } from './delete-backup.ts';
-import { neededHidden, planDelete } from './plan-delete.ts';
+import { locksOf, neededHidden, planDelete, type Locks } from './plan-delete.ts';
 import { planRetention } from './plan-retention.ts';
 
 /** What retention means for one backup. */
@@ -32,7 +32,8 @@ export async function judgeRetention(
     const chain = await catalog.backups.lastChain(vmUuid, repository);
     const current = await catalog.backups.current(vmUuid, repository);
     const openChain = chain?.open === true ? chain.id : null;
-    judged.push(...judgeBackups(backups, rules, { now, currentId: current?.backup.id, openChain }));
+    const locked = locksOf(await catalog.repositories.find(repository), now);
+    judged.push(...judgeBackups(backups, rules, { now, currentId: current?.backup.id, openChain, locked }));
   }
   return judged;
 }
@@ -41,7 +42,7 @@ export async function judgeRetention(
 export function judgeBackups(
   backups: readonly BackupRecord[],
   rules: RetentionRules,
-  options: { now: Date; currentId?: string | undefined; openChain: string | null },
+  options: { now: Date; currentId?: string | undefined; openChain: string | null; locked?: Locks | undefined },
 ): JudgedRetention[] {
   const verdicts = planRetention(backups, rules, { ...options, neededHidden: neededHidden(backups) });
   const keptBy = new Map(verdicts.map((verdict) => [verdict.id, verdict.keptBy]));
@@ -51,7 +52,11 @@ export function judgeBackups(
     const record = left.get(id);
     if (wanted.length > 0 || record === undefined) continue; // gone with one that was built on it
     try {
-      const plan = planDelete([...left.values()], id, { force: false, openChain: options.openChain });
+      const plan = planDelete([...left.values()], id, {
+        force: false,
+        openChain: options.openChain,
+        locked: options.locked,
+      });
       if (plan.hide) {
         left.set(id, { ...record, backup: { ...record.backup, state: 'Removed' } });
         hidden.add(id);

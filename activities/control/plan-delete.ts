@@ -2,12 +2,14 @@ import type { BackupRecord } from '../../catalog/contract.ts';
 import type { Backup } from '../../schemas/backup.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { DeletePlan } from '../../schemas/delete-plan.ts';
+import { settingsOf, type RepositoryRecord } from '../../schemas/repository.ts';
 import type { BackupState } from '../../schemas/states.ts';
 
 const DELETABLE: BackupState[] = ['BackedUp', 'Failed', 'Error', 'Removed'];
 /** Has files that count. A `Removed` backup is kept for its descendants alone. */
 const HOLDS_FILES: BackupState[] = ['BackedUp', 'Restoring', 'Removed', 'Error'];
 const LIVES: BackupState[] = ['BackedUp', 'Restoring', 'BackingUp'];
+const DAY_MS = 86_400_000;
 /** Can be built on. */
 const WHOLE: BackupState[] = ['BackedUp', 'Restoring'];
 
@@ -16,12 +18,13 @@ const WHOLE: BackupState[] = ['BackedUp', 'Restoring'];
  * and with it every hidden ancestor that nothing needs any more, leaf to root.
  * @param backups all backups of the VM in that repository, in any order
  * @param openChain the VM's open chain there, if any: it ends when its newest goes
- * @throws HoldfastError BackupNotDeletable
+ * @param locked for how long the repository keeps what it was given, and what that is built on
+ * @throws HoldfastError BackupNotDeletable, BackupLocked
  */
 export function planDelete(
   backups: readonly BackupRecord[],
   backupId: string,
-  { force, openChain }: { force: boolean; openChain: string | null },
+  { force, openChain, locked }: { force: boolean; openChain: string | null; locked?: Locks | undefined },
 ): DeletePlan {
   const family = familyOf(backups);
   const deleted = family.byId.get(backupId);
@@ -48,6 +51,7 @@ export function planDelete(
     }
   }
   for (const record of doomed) requireDeletable(record);
+  if (locked !== undefined) requireUnlocked(doomed, family, locked);
   const expunge = doomed.map((record) => ({
     id: record.backup.id,
     state: record.backup.state,
@@ -65,6 +69,36 @@ export function planDelete(
     freedBytes: expunge.reduce((sum, { storedBytes }) => sum + storedBytes, 0),
     endsChain: chainId !== null && chainId === openChain && takesNewest(backups, chainId, new Set(doomed)),
   };
+}
+
+/** How long a repository keeps a backup: so many days from its own instant, and from those of all that are built on it. */
+export interface Locks {
+  days: number;
+  now: Date;
+}
+
+/** undefined: the repository locks nothing. */
+export function locksOf(repository: Pick<RepositoryRecord, 'settings'> | undefined, now: Date): Locks | undefined {
+  const immutability = repository && settingsOf(repository).immutability;
+  return immutability ? { days: immutability.days, now } : undefined;
+}
+
+/** When the last of the locks ends that a backup and those built on it have put on its files; ms since 1970. */
+function lockedUntilMs(record: BackupRecord, family: Family, days: number): number {
+  const instants = [record, ...descendantsOf(record, family)].flatMap(({ backup }) => backup.instant ?? []);
+  return Math.max(-Infinity, ...instants.map((instant) => Date.parse(instant))) + days * DAY_MS;
+}
+
+function requireUnlocked(doomed: readonly BackupRecord[], family: Family, { days, now }: Locks): void {
+  for (const record of doomed) {
+    const { id, vm, repository } = record.backup;
+    const untilMs = lockedUntilMs(record, family, days);
+    if (untilMs <= now.getTime()) continue;
+    throw new HoldfastError(
+      'BackupLocked',
+      `backup ${id} of VM ${vm.name} is locked in repository ${repository} until ${new Date(untilMs).toISOString()}`,
+    );
+  }
 }
 
 /** Hidden backups that a living one is built on. */

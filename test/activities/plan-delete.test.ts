@@ -209,6 +209,42 @@ describe('planDelete', () => {
     expect(() => planDelete(chain, 'a', { ...OPEN, force: true })).toThrow(/b of VM web-1 is being taken/);
   });
 
+  describe('where the repository locks what it is given for a day', () => {
+    const at = (now: string) => ({ ...OPEN, locked: { days: 1, now: new Date(now) } });
+
+    it.each([
+      [
+        'a backup that is younger',
+        ['a'],
+        '2026-11-22T11:59:59Z',
+        /backup a of VM web-1 is locked.* until 2026-11-22T12:00:00/,
+      ],
+      [
+        'one that another was built on later',
+        ['a', 'b a Removed'],
+        '2026-11-22T12:00:30Z',
+        /is locked.* until 2026-11-22T12:01:00/,
+      ],
+    ] as const)('refuses %s', (_, chain, now, message) => {
+      expect(() => planDelete(chainOf(...chain), 'a', at(now))).toThrow(message);
+    });
+
+    it('refuses the whole chain by force while one of it is locked', () => {
+      expect(() => planDelete(chainOf('a', 'b a'), 'a', { ...at('2026-11-22T12:00:30Z'), force: true })).toThrow(
+        /locked/,
+      );
+    });
+
+    it('lets go what is older, and hides what has children at any time', () => {
+      expect(planDelete(chainOf('a'), 'a', at('2026-11-22T12:00:00Z')).expunge).toHaveLength(1);
+      expect(planDelete(chainOf('a', 'b a'), 'a', at('2026-11-21T12:05:00Z')).hide).toBe(true);
+    });
+
+    it('lets a backup go that did not come about', () => {
+      expect(planDelete(chainOf('a Failed'), 'a', at('2026-11-21T12:05:00Z')).expunge).toHaveLength(1);
+    });
+  });
+
   it('finds its way through a chain of ten thousand', () => {
     const chain = chainOf(...Array.from({ length: 10_000 }, (_, n) => (n === 0 ? 'b0' : `b${n} b${n - 1}`)));
     expect(planDelete(chain, 'b0', OPEN).neededBy).toHaveLength(9_999);
