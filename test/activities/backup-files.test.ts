@@ -9,6 +9,7 @@ import { createCopyDisk } from '../../activities/host/copy-disk.ts';
 import type { HostDependencies } from '../../activities/host/dependencies.ts';
 import { createEndBackup, type AbortedBackup } from '../../activities/host/end-backup.ts';
 import { Fence } from '../../activities/host/fence.ts';
+import { Paces } from '../../activities/host/paces.ts';
 import { HostState } from '../../activities/host/host-state.ts';
 import type { CopyDiskOptions } from '../../copier/contract.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
@@ -59,6 +60,7 @@ function steps() {
     state: new HostState({ stateDir: join(root, '.s'), scratchDir: join(root, '.x'), runtimeDir: join(root, '.r') }),
     openStore: () => store,
     fence: new Fence(),
+    paces: new Paces(() => undefined),
     captures: {
       read: () => Promise.resolve({ plan, phase: 'begun', begun: { exports: [DISK], thawPending: false } }),
       readDraft: () => Promise.resolve(draft),

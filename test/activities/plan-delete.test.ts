@@ -241,7 +241,7 @@ describe('planDelete', () => {
     });
 
     it('lets a backup go that did not come about', () => {
-      expect(planDelete(chainOf('a Failed'), 'a', at('2026-11-21T12:05:00Z')).expunge).toHaveLength(1);
+      expect(planDelete(chainOf('a - Failed'), 'a', at('2026-11-21T12:05:00Z')).expunge).toHaveLength(1);
     });
   });
 

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { HostDependencies } from '../../activities/host/dependencies.ts';
 import { Fence } from '../../activities/host/fence.ts';
+import { Paces } from '../../activities/host/paces.ts';
 import { createRewriteBackup } from '../../activities/host/rewrite-backup.ts';
 import { RewriteNotes } from '../../activities/host/rewrite-notes.ts';
 import { createSwapRewritten } from '../../activities/host/swap-rewritten.ts';
@@ -66,6 +67,7 @@ function stepsWith(rewriteFile: (options: RewriteOptions) => Promise<unknown>, f
     copier: { rewriteFile },
     openStore: () => ({ ...store, freeSpaceBytes: () => Promise.resolve(free) }),
     fence: new Fence(),
+    paces: new Paces(() => undefined),
     rewrites: notes,
   } as unknown as HostDependencies;
   const job = createRewriteBackup(dependencies);
