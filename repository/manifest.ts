@@ -79,7 +79,10 @@ export async function changeManifest(
   { vmUuid, backupId }: { vmUuid: string; backupId: string },
   change: (before: Manifest) => Manifest,
 ): Promise<void> {
-  await replaceManifest(store, change(await readStoredManifest(store, vmUuid, backupId)));
+  const before = await readStoredManifest(store, vmUuid, backupId);
+  const after = change(before);
+  if (after.sealed !== before.sealed) throw new RangeError(`backup ${backupId}: its sealed part is not to be changed`);
+  await replaceManifest(store, after);
 }
 
 /** Withdraws a backup before its files go. Success when it is not there. */

@@ -3,11 +3,19 @@
  * - `foreign`: another repository than the one expected lies there.
  * - `owned`: another installation writes there.
  * - `encryption-mismatch`: it is encrypted otherwise than expected, or not at all.
+ * - `key-missing`, `key-wrong`: it is encrypted, and there is no identity, or one that does not open it.
  * - `unsupported-version`: written by a newer Holdfast.
  * - `invalid`: a manifest or list of sums is missing or does not hold what it must.
  */
 export type RepositoryErrorCode =
-  'not-a-repository' | 'foreign' | 'owned' | 'encryption-mismatch' | 'unsupported-version' | 'invalid';
+  | 'not-a-repository'
+  | 'foreign'
+  | 'owned'
+  | 'encryption-mismatch'
+  | 'key-missing'
+  | 'key-wrong'
+  | 'unsupported-version'
+  | 'invalid';
 
 /** What is wrong with the content of a repository; `file` is the blob's key. Trouble with storage is a BlobStoreError. */
 export class RepositoryError extends Error {

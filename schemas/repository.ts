@@ -53,11 +53,16 @@ export type S3Place = z.infer<typeof s3Place>;
 export const repositoryLocation = z.discriminatedUnion('kind', [directoryPlace, s3Place]);
 export type RepositoryLocation = z.infer<typeof repositoryLocation>;
 
+/** An X25519 public key of age(1). */
+export const ageRecipient = z
+  .string()
+  .regex(/^age1[02-9ac-hj-np-z]{58}$/, { message: 'must be a recipient like age1…' });
+
 /** How the files of a repository are encrypted; docs/repository-format.md, "Encryption". */
 export const repositoryEncryption = z.object({
   format: z.literal('age'),
   /** The repository's own public key, `age1…`; what it opens lies in `keys/`, encrypted to the operators' recipients. */
-  recipient: z.string().regex(/^age1[02-9ac-hj-np-z]{58}$/),
+  recipient: ageRecipient,
   /** Manifests keep names, paths and definitions to those who hold an identity. */
   hideNames: z.boolean().default(false),
 });

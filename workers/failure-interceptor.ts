@@ -34,6 +34,8 @@ const REPOSITORY: Record<RepositoryError['code'], FailureType> = {
   foreign: 'RepositoryForeign',
   owned: 'RepositoryOwned',
   'encryption-mismatch': 'EncryptionMismatch',
+  'key-missing': 'KeyMissing',
+  'key-wrong': 'KeyWrong',
   'unsupported-version': 'RepositoryForeign',
   invalid: 'IntegrityMismatch',
 };
