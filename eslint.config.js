@@ -14,6 +14,7 @@ const borders = {
   repository: [noTemporal, noBackups],
   copier: [noTemporal, { group: ['**/activities/**', '**/catalog/**'], message: 'The copier serves activities.' }],
   catalog: [noTemporal, { group: ['**/activities/**', '**/copier/**'], message: 'The catalog serves activities.' }],
+  standalone: [noTemporal, { group: ['**/catalog/**'], message: 'Works when the catalog and Temporal are lost.' }],
   workflows: [
     { regex: '/activities/', allowTypeImports: true, message: 'Workflows import activities only as types.' },
     {

@@ -1,4 +1,5 @@
 import { CommanderError } from 'commander';
+import { Stopped } from './stop-signal.ts';
 
 export interface CommandFailure {
   /** A name of docs/failures.md, or `Cancelled`, `Terminated`, `UsageError`, `Error`. */
@@ -11,6 +12,7 @@ export interface CommandFailure {
 /** What a command says of an error it ended with. */
 export async function describeError(error: unknown): Promise<CommandFailure> {
   if (error instanceof CommanderError) return describeUsage(error);
+  if (error instanceof Stopped) return { type: 'Cancelled', message: error.message, exitCode: 1 };
   const { describeFailure } = await import('../operations/describe-failure.ts'); // slow to load, seldom needed
   const { type, message, isUsage } = describeFailure(error);
   return { type, message, exitCode: isUsage ? 2 : 1 };

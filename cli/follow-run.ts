@@ -1,8 +1,8 @@
-import { MultiBar, Presets, type SingleBar } from 'cli-progress';
 import type { WorkflowHandle } from '@temporalio/client';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { copyHeartbeat, type CopyHeartbeat, type OperationProgress } from '../schemas/plan.ts';
-import { sizeText, type Output } from './output.ts';
+import { showProgress, type ShownProgress } from './copy-progress.ts';
+import type { Output } from './output.ts';
 
 const ASK_EVERY_MS = 700;
 
@@ -13,7 +13,7 @@ const ASK_EVERY_MS = 700;
 export async function followRun<T>(handle: WorkflowHandle, output: Output): Promise<T> {
   const result = handle.result() as Promise<T>;
   if (output.isJson) return await result;
-  const shown = output.isTerminal ? new Bars() : new Lines((line) => output.note(line));
+  const shown = showProgress(output);
   const over = new AbortController();
   const watching = watch(handle, shown, over.signal);
   try {
@@ -40,13 +40,7 @@ export async function followOrLeave<T>(
   return await followRun<T>(handle, output);
 }
 
-interface Shown {
-  step(progress: OperationProgress): void;
-  copies(copies: CopyHeartbeat[]): void;
-  stop(): void;
-}
-
-async function watch(handle: WorkflowHandle, shown: Shown, signal: AbortSignal): Promise<void> {
+async function watch(handle: WorkflowHandle, shown: ShownProgress, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
     try {
       shown.step(await handle.query<OperationProgress>('progress'));
@@ -66,58 +60,4 @@ function heartbeatOf(
   if (payload?.data == null) return [];
   const parsed = copyHeartbeat.safeParse(JSON.parse(Buffer.from(payload.data).toString('utf8')));
   return parsed.success && parsed.data.totalBytes > 0 ? [parsed.data] : [];
-}
-
-const stepText = ({ step, waitingFor }: OperationProgress): string => waitingFor ?? step;
-
-class Lines implements Shown {
-  readonly #write: (line: string) => void;
-  #last = '';
-  readonly #tenths = new Map<string, number>();
-  constructor(write: (line: string) => void) {
-    this.#write = write;
-  }
-  step(progress: OperationProgress): void {
-    const text = stepText(progress);
-    if (text === this.#last) return;
-    this.#last = text;
-    this.#write(`${progress.vm === '' ? '' : `${progress.vm}: `}${text}`);
-  }
-  copies(copies: CopyHeartbeat[]): void {
-    for (const { target, copiedBytes, totalBytes } of copies) {
-      const tenth = Math.floor((copiedBytes / totalBytes) * 10);
-      if (tenth <= (this.#tenths.get(target) ?? 0)) continue;
-      this.#tenths.set(target, tenth);
-      this.#write(`  ${target}: ${tenth * 10} % of ${sizeText(totalBytes)}`);
-    }
-  }
-  stop(): void {
-    this.#tenths.clear();
-  }
-}
-
-class Bars implements Shown {
-  readonly #bars = new MultiBar(
-    { format: '  {target} [{bar}] {percentage} % of {size}  {eta_formatted}', hideCursor: true, clearOnComplete: true },
-    Presets.shades_grey,
-  );
-  readonly #byTarget = new Map<string, SingleBar>();
-  #last = '';
-  step(progress: OperationProgress): void {
-    const text = stepText(progress);
-    if (text === this.#last) return;
-    this.#last = text;
-    this.#bars.log(`${progress.vm === '' ? '' : `${progress.vm}: `}${text}\n`);
-  }
-  copies(copies: CopyHeartbeat[]): void {
-    for (const { target, copiedBytes, totalBytes } of copies) {
-      const bar =
-        this.#byTarget.get(target) ?? this.#bars.create(totalBytes, 0, { target, size: sizeText(totalBytes) });
-      this.#byTarget.set(target, bar);
-      bar.update(copiedBytes);
-    }
-  }
-  stop(): void {
-    this.#bars.stop();
-  }
 }

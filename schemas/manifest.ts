@@ -3,7 +3,7 @@ import { sourceMark } from './source-mark.ts';
 import { blobKey, diskTarget, uuid } from './names.ts';
 import { repositoryEncryption } from './repository.ts';
 import { validationResult } from './validation.ts';
-import { backupType, consistency, fullReason, strategy, validationState } from './states.ts';
+import { backupType, consistency, fullReason, quiesceMode, strategy, validationState } from './states.ts';
 
 /** Version of the manifest's shape; docs/repository-format.md lists the changes. */
 export const MANIFEST_VERSION = 1;
@@ -66,6 +66,21 @@ export const keptFile = z.object({
 });
 export type KeptFile = z.infer<typeof keptFile>;
 
+/** The run that took a backup, and what it went by. */
+export const backupRun = z.object({
+  workflowId: z.string(),
+  runId: z.string(),
+  /** What the VM was protected by; null = nothing. */
+  offering: z.string().nullable(),
+  tenant: z.string(),
+  strategy,
+  quiesce: quiesceMode,
+  /** UTC, ISO 8601: when the host began, and when all disks were stored. */
+  beganAt: z.iso.datetime(),
+  endedAt: z.iso.datetime(),
+});
+export type BackupRun = z.infer<typeof backupRun>;
+
 export const manifest = z.object({
   version: z.literal(MANIFEST_VERSION),
   id: uuid,
@@ -96,7 +111,12 @@ export const manifest = z.object({
   /** What the last validation found; since 0.2.0. */
   validationResult: validationResult.optional(),
   requestedBy: z.string().nullable(),
+  /** Since 0.3.0. */
+  run: backupRun.optional(),
+  /** By target: how often the copy of the disk was begun. */
   attempts: z.record(z.string(), z.int()),
+  /** By target: segments that the last attempt took over from those before it; since 0.3.0. */
+  resumedSegments: z.record(z.string(), z.int().nonnegative()).optional(),
   durationMs: z.int().nonnegative(),
   versions: z.record(z.string(), z.string()),
   /**

@@ -152,6 +152,8 @@ export const copiedDisk = z.object({
   clusterBytes: z.int().positive(),
   sums: z.object({ file: z.string(), sha256: z.string(), segments: z.int() }),
   attempts: z.int().positive(),
+  /** Segments of earlier attempts that were not copied again. */
+  resumedSegments: z.int().nonnegative().optional(),
 });
 export type CopiedDisk = z.infer<typeof copiedDisk>;
 

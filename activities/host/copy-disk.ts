@@ -47,7 +47,7 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
           const { upload, copied } = await openDraft(store, plan, disk);
           if (copied !== null) {
             await upload?.finish(copied.storedBytes);
-            return copied;
+            return { ...copied, attempts: context.info.attempt };
           }
           const result = await copier.copyDisk({
             source: { ...disk, virtualSizeBytes: planned.virtualSizeBytes },
@@ -72,6 +72,7 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
             clusterBytes: result.clusterBytes,
             sums: await writeSums(store, disk.file, result.segments),
             attempts: context.info.attempt,
+            resumedSegments: result.resumedSegments,
           };
           await captures.writeDraft(plan.backupId, disk.target, { key: disk.file, token: upload.token, copied: done });
           await upload.finish(result.storedBytes);

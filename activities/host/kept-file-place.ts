@@ -24,10 +24,22 @@ export function placeOfKeptFile(
   backedUpUuid: string,
 ): string | undefined {
   if (file.kind === 'nvram') return definition.nvram?.path ?? undefined;
+  return placeOfTpmFile(file, backedUpUuid, definition.uuid).place;
+}
+
+/**
+ * Where libvirt looks for a file of TPM state once it belongs to the VM `uuid`, and its path inside that VM's folder.
+ * @throws HoldfastError VmDefinitionInvalid for a path that leaves its folder
+ */
+export function placeOfTpmFile(
+  file: Pick<KeptFile, 'path'>,
+  backedUpUuid: string,
+  uuid: string,
+): { inside: string; place: string } {
   const folder = `${TPM_FOLDER}/${backedUpUuid}/`;
   const inside = file.path.startsWith(folder) ? file.path.slice(folder.length) : '';
-  const place = `${TPM_FOLDER}/${definition.uuid}/${inside}`;
-  if (inside !== '' && isAbsolute(place) && normalize(place) === place) return place;
+  const place = `${TPM_FOLDER}/${uuid}/${inside}`;
+  if (inside !== '' && isAbsolute(place) && normalize(place) === place) return { inside, place };
   throw new HoldfastError(
     'VmDefinitionInvalid',
     `TPM file ${file.path} does not lie in ${folder}; nothing was written there`,

@@ -6,6 +6,7 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import { MANIFEST_VERSION, type Manifest, type ManifestDisk } from '../../schemas/manifest.ts';
 import type { BackupPlan, BegunBackup, CopiedDisk, PlannedDisk } from '../../schemas/plan.ts';
 import { withHeartbeat } from '../cancellation.ts';
+import { runOfActivity } from '../run-of-activity.ts';
 import type { Capture } from './capture-store.ts';
 import type { HostDependencies } from './dependencies.ts';
 
@@ -26,7 +27,7 @@ export const createPublishBackup = ({ openStore, captures, host }: HostDependenc
         throw new HoldfastError('BackupJobLost', `host ${host} keeps no notes of backup ${plan.backupId}`);
       }
       await captures.write(plan.backupId, { ...capture, phase: 'publishing' });
-      const manifest = manifestOf(capture, begun, copies);
+      const manifest = manifestOf(capture, begun, copies, runOfActivity());
       try {
         await createManifest(store, manifest);
       } catch (error) {
@@ -80,9 +81,15 @@ const concluded = (manifest: Manifest): CompletedBackup => ({
   checkpointXml: manifest.checkpointXml === null ? null : 'kept in the manifest',
 });
 
-function manifestOf(capture: Capture, begun: BegunBackup, copies: CopiedDisk[]): Manifest {
-  const { plan } = capture;
-  const { vm, host } = plan.target;
+function manifestOf(
+  capture: Capture,
+  begun: BegunBackup,
+  copies: CopiedDisk[],
+  run: { workflowId: string; runId: string },
+): Manifest {
+  const { plan, startedMs } = capture;
+  const { vm, host, offering, tenant, strategy, quiesce } = plan.target;
+  const endedMs = Date.now();
   return {
     version: MANIFEST_VERSION,
     id: plan.backupId,
@@ -108,8 +115,18 @@ function manifestOf(capture: Capture, begun: BegunBackup, copies: CopiedDisk[]):
     compression: plan.target.compression,
     validation: 'NotValidated',
     requestedBy: plan.requestedBy,
+    run: {
+      ...run,
+      offering,
+      tenant,
+      strategy,
+      quiesce,
+      beganAt: new Date(startedMs).toISOString(),
+      endedAt: new Date(endedMs).toISOString(),
+    },
     attempts: Object.fromEntries(copies.map(({ target, attempts }) => [target, attempts])),
-    durationMs: Date.now() - capture.startedMs,
+    resumedSegments: Object.fromEntries(copies.map(({ target, resumedSegments = 0 }) => [target, resumedSegments])),
+    durationMs: Math.max(0, endedMs - startedMs), // the clock may have been set back
     versions: capture.versions,
   };
 }

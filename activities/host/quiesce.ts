@@ -33,7 +33,6 @@ export async function quiesced<T>(
   act: () => Promise<T>,
 ): Promise<Quiesced<T>> {
   if (mode === 'none') return { result: await act(), freezeMs: null, notFrozen: null, thawPending: false };
-  const startedMs = performance.now();
   const thawed = async (patienceMs: number): Promise<boolean> => {
     const sure = await thaw(libvirt, domain, patienceMs);
     if (sure) guard.thawed(domain.uuid);
@@ -42,6 +41,7 @@ export async function quiesced<T>(
   const noAgent = await whyAgentDoesNotAnswer(libvirt, domain, options);
   if (noAgent !== undefined) return await unfrozen(noAgent, false);
   guard.frozen(domain.uuid);
+  const startedMs = performance.now();
   try {
     // Bounded, and not cancellable: it could freeze when nobody looks any more.
     await libvirt.fsFreeze(domain, [], { timeoutMs: AGENT_CALL_MS });

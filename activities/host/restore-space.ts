@@ -15,7 +15,10 @@ export function neededBytesOf(disk: Pick<DiskToRestore, 'chain' | 'virtualSizeBy
  * Adds up what each file system will have to hold. Makes nothing, also no folder.
  * @throws HoldfastError DestinationFull
  */
-export async function requireSpace(disks: readonly DiskToRestore[], chain: ManifestChain): Promise<void> {
+export async function requireSpace(
+  disks: readonly Pick<DiskToRestore, 'path' | 'chain' | 'virtualSizeBytes'>[],
+  chain: ManifestChain,
+): Promise<void> {
   const systems = new Map<number, { folder: string; neededBytes: number; freeBytes: number }>();
   for (const disk of disks) {
     const { folder, dev } = await existingFolder(dirname(disk.path));

@@ -1,13 +1,18 @@
-import { InvalidArgumentError, Option, type Command } from 'commander';
+import { Option, type Command } from 'commander';
 import { withRestoring } from '../../operations/backup-states.ts';
 import { findBackup } from '../../operations/find-backup.ts';
+import { readEvidence } from '../../operations/read-evidence.ts';
 import { startTakeBackup } from '../../operations/start.ts';
 import type { Backup } from '../../schemas/backup.ts';
-import { diskTarget } from '../../schemas/names.ts';
 import { takeBackupRequest, type TakeBackupRequest } from '../../schemas/requests.ts';
+import { parseIdPrefix, parseStoredId } from '../backup-id.ts';
 import { action } from '../context.ts';
+import { evidenceText } from '../evidence-text.ts';
 import { followOrLeave } from '../follow-run.ts';
-import { durationText, shortId, sizeText, table } from '../output.ts';
+import { actionOrFrom, fromOption, latestOfOption } from '../from-repository.ts';
+import { requestedBy } from '../requested-by.ts';
+import { listFrom, showFrom } from './backup-from.ts';
+import { backupTable, backupText } from './backup-text.ts';
 import { addCompressCommand } from './compress.ts';
 import { addDeleteCommand } from './delete.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
@@ -81,43 +86,31 @@ export function addBackupCommands(program: Command): void {
           compression: flags.compression,
           chainSize: flags.chainSize,
           timeLimitSeconds: flags.timeLimit,
-          requestedBy: `cli:${process.env['USER'] ?? process.getuid?.() ?? ''}`,
+          requestedBy: requestedBy(),
         });
         const run = await startTakeBackup(await context.client(), request);
         const taken = await followOrLeave<Backup>(run, flags, context.output);
         if (taken === undefined) return;
-        context.output.result(taken, () => summary(taken));
+        context.output.result(taken, () => backupText(taken));
       }),
     );
   backup
     .command('ls')
     .description('list backups, newest first')
     .argument('[vm]', 'name or UUID', parseVm)
-    .option('--all', 'also the hidden ones')
+    .addOption(new Option('--all', 'also the hidden ones'))
+    .addOption(fromOption().conflicts('all'))
+    .addHelpText(
+      'after',
+      "\nExamples:\n  $ holdfast backup ls web-1\n  $ holdfast backup ls --from /mnt/backups     # on a machine without Holdfast's catalog",
+    )
     .action(
-      action(async (context, vm: string | undefined, flags: { all?: boolean }) => {
+      actionOrFrom(async (context, vm: string | undefined, flags: { from?: string; all?: boolean }) => {
         const catalog = await context.catalog();
         const listed = await catalog.backups.list({ ...(vm === undefined ? {} : { vm }), all: flags.all ?? false });
         const backups = await withRestoring(catalog, listed);
-        context.output.result(backups, () =>
-          table(
-            ['BACKUP', 'VM', 'TYPE', 'STATE', 'INSTANT', 'CHANGED', 'STORED', 'TOOK', 'VALIDATION', 'REPOSITORY'],
-            backups.map((row) => [
-              shortId(row.id),
-              row.vm.name,
-              row.isolated ? `${row.type}, isolated` : row.type,
-              row.state,
-              row.instant,
-              sizeText(row.disks.reduce((sum, disk) => sum + disk.changedBytes, 0)),
-              sizeText(row.storedBytes),
-              durationText(row.durationMs),
-              row.validation,
-              row.repository,
-            ]),
-            'no backups; take one: holdfast backup take VM',
-          ),
-        );
-      }),
+        context.output.result(backups, () => backupTable(backups, 'no backups; take one: holdfast backup take VM'));
+      }, listFrom),
     );
   addDeleteCommand(backup);
   addCompressCommand(backup);
@@ -125,16 +118,24 @@ export function addBackupCommands(program: Command): void {
   addPinCommands(backup);
   backup
     .command('show')
-    .description('show one backup')
-    .argument('<id>', 'id of the backup, or a beginning of it that is unique', parseIdPrefix)
+    .description('show one backup: its disks, why each was copied in full, and how it came about')
+    .argument('<id>', 'id of the backup, or a beginning of it that is unique; with --from also `latest`', parseStoredId)
+    .addOption(fromOption())
+    .addOption(latestOfOption())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  $ holdfast backup show 3f2c9a41\n  $ holdfast backup show latest --vm web-1 --from /mnt/backups',
+    )
     .action(
-      action(async (context, id: string) => {
+      actionOrFrom<string, { from?: string; vm?: string }>(async (context, id) => {
         const catalog = await context.catalog();
         const { backup, failure, damage, pinned, pinNote, rewriteFailure } = await findBackup(catalog, id);
         const [found = backup] = await withRestoring(catalog, [backup]);
         const validationResult = await catalog.validations.resultOf(found.id);
+        const recorded = await readEvidence(catalog, found);
         const shown = {
           ...found,
+          ...recorded,
           pinned,
           ...(pinNote === undefined ? {} : { pinNote }),
           ...(failure === null ? {} : { failure }),
@@ -144,7 +145,10 @@ export function addBackupCommands(program: Command): void {
         };
         context.output.result(shown, () =>
           [
-            summary(found),
+            backupText(found),
+            'evidence' in recorded
+              ? evidenceText(recorded.evidence)
+              : `how it came about is not to be read: ${recorded.evidenceMissing}`,
             ...(pinned ? [`pinned${pinNote === undefined ? '' : `: ${pinNote}`}`] : []),
             ...(failure === null ? [] : [`${failure.type}: ${failure.message}`]),
             ...(damage === null ? [] : [`damaged: ${damage}`]),
@@ -152,45 +156,6 @@ export function addBackupCommands(program: Command): void {
             validationText(found.validation, validationResult),
           ].join('\n'),
         );
-      }),
+      }, showFrom),
     );
-}
-
-export function parseIdPrefix(value: string): string {
-  if (/^[0-9a-fA-F-]{4,36}$/.test(value)) return value.toLowerCase();
-  throw new InvalidArgumentError('give a backup id, or at least four characters of its beginning');
-}
-
-export function parseTarget(value: string): string {
-  if (diskTarget.safeParse(value).success) return value;
-  throw new InvalidArgumentError('give a disk target, like vda');
-}
-
-function summary(backup: Backup): string {
-  const { vm, disks } = backup;
-  return [
-    `${backup.id}  ${backup.type}${backup.isolated ? ' (isolated)' : ''}  ${backup.state}`,
-    `VM ${vm.name}, ${backup.instant ?? 'no instant'}, ${backup.consistency ?? 'unknown'} consistent, host ${backup.host}, repository ${backup.repository}`,
-    ...(backup.chainId === null
-      ? []
-      : [
-          `chain ${shortId(backup.chainId)}, position ${backup.position ?? '-'}${backup.endOfChain ? ', end of chain' : ''}`,
-        ]),
-    '',
-    table(
-      ['DISK', 'TYPE', 'WHY FULL', 'SIZE', 'CHANGED', 'READ', 'STORED', 'FILE'],
-      disks.map((disk) => [
-        disk.target,
-        disk.type,
-        disk.fullReason,
-        sizeText(disk.virtualSizeBytes),
-        sizeText(disk.changedBytes),
-        sizeText(disk.readBytes),
-        sizeText(disk.storedBytes),
-        disk.file,
-      ]),
-      'no disks',
-    ),
-    `stored ${sizeText(backup.storedBytes)} in ${durationText(backup.durationMs)}`,
-  ].join('\n');
 }

@@ -6,7 +6,8 @@ import type { CompressedBackup } from '../../workflows/compress-backup.ts';
 import { action } from '../context.ts';
 import { followOrLeave } from '../follow-run.ts';
 import { shortId, sizeText } from '../output.ts';
-import { parseIdPrefix } from './backup.ts';
+import { requestedBy } from '../requested-by.ts';
+import { parseIdPrefix } from '../backup-id.ts';
 import { parseCount } from './dev.ts';
 
 interface CompressFlags {
@@ -41,7 +42,7 @@ Example:
         const request = compressBackupRequest.parse({
           backupId: found.id,
           timeLimitSeconds: flags.timeLimit,
-          requestedBy: `cli:${process.env['USER'] ?? process.getuid?.() ?? ''}`,
+          requestedBy: requestedBy(),
         });
         const run = await startCompressBackup(await context.client(), request, found.vm.name);
         const compressed = await followOrLeave<CompressedBackup>(run, flags, context.output);

@@ -6,7 +6,7 @@ import { deleteBackupRequest } from '../../schemas/requests.ts';
 import { action } from '../context.ts';
 import { followRun } from '../follow-run.ts';
 import { shortId, sizeText } from '../output.ts';
-import { parseIdPrefix } from './backup.ts';
+import { parseIdPrefix } from '../backup-id.ts';
 
 /** @param backup the command `holdfast backup` */
 export function addDeleteCommand(backup: Command): void {

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { pinBackup } from '../../operations/pin-backup.ts';
 import { action } from '../context.ts';
 import { shortId } from '../output.ts';
-import { parseIdPrefix } from './backup.ts';
+import { parseIdPrefix } from '../backup-id.ts';
 
 const ID = 'id of the backup, or a beginning of it that is unique';
 

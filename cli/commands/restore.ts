@@ -6,28 +6,39 @@ import { filePath } from '../../schemas/names.ts';
 import { restoreDiskRequest, restoreVmRequest } from '../../schemas/requests.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { PreparedDisk, RestorePreview } from '../../schemas/restore-plan.ts';
-import { action, type CommandContext } from '../context.ts';
+import { parseStoredId, parseTarget } from '../backup-id.ts';
+import type { CommandContext } from '../context.ts';
 import { followOrLeave, followRun } from '../follow-run.ts';
+import { actionOrFrom, fromOption, latestOfOption, type Alone } from '../from-repository.ts';
 import { table } from '../output.ts';
-import { parseIdPrefix, parseTarget } from './backup.ts';
+import { requestedBy } from '../requested-by.ts';
 import type { ConsolidatedVm } from '../../schemas/consolidation.ts';
 import { consolidatedText, parseRate } from './consolidation.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
+import type { RestoreFromFlags } from './restore-from.ts';
 import { diskPreviewText, previewText } from './restore-preview.ts';
 
-interface RestoreFlags {
-  as?: string;
-  keepUuid?: boolean;
-  keepMacs?: boolean;
-  networkDown?: boolean;
+/** With `--from` these have no meaning: what they ask for needs an installation. */
+const OF_AN_INSTALLATION = [
+  'host',
+  'formerHostLost',
+  'toVm',
+  'asTarget',
+  'path',
+  'quick',
+  'rate',
+  'waitConsolidation',
+  'timeLimit',
+  'wait',
+];
+
+interface RestoreFlags extends RestoreFromFlags {
+  from?: string;
   host?: string;
   formerHostLost?: boolean;
-  disk?: string[];
   toVm?: string;
   asTarget?: string;
   path?: string;
-  start?: boolean;
-  dryRun?: boolean;
   quick?: boolean;
   rate?: number;
   waitConsolidation?: boolean;
@@ -41,7 +52,7 @@ export function addRestoreCommand(program: Command): void {
     .description(
       'bring a VM or one of its disks back from a backup: written beside, every byte checked, then swapped in',
     )
-    .argument('<id>', 'id of the backup, or a beginning of it that is unique', parseIdPrefix)
+    .argument('<id>', 'id of the backup, or a beginning of it that is unique; with --from also `latest`', parseStoredId)
     .option('--as <name>', 'restore as a new VM: new UUID, new MACs, disks beside those of the original', parseVm)
     .option('--keep-uuid', 'with --as: the UUID of the original, which must be gone from all hosts')
     .option('--keep-macs', 'with --as: the MAC addresses of the original')
@@ -71,6 +82,17 @@ export function addRestoreCommand(program: Command): void {
     .option('--wait-consolidation', 'with --quick: wait until the disks depend on nothing')
     .option('--time-limit <seconds>', 'for all disks together', parseCount)
     .option('--no-wait', 'print the job and return')
+    .addOption(fromOption().conflicts(OF_AN_INSTALLATION))
+    .addOption(latestOfOption())
+    .option(
+      '--to <folder>',
+      "with --from: where the disks and the definition go (default: a new folder of the VM's name)",
+    )
+    .addOption(
+      new Option('--format <format>', 'with --from: of the disks (default: as they were)').choices(['qcow2', 'raw']),
+    )
+    .option('--define', "with --from: define the VM on this machine's libvirt")
+    .option('--libvirt <socket>', 'with --define: its socket')
     .addHelpText(
       'after',
       `
@@ -79,6 +101,8 @@ are; disks of the backup that it has no more are made anew and added to it. Noth
 checked, and what was there stays usable until then.
 With --quick the VM boots on the backup, and its disks, all qcow2 then, are pulled out of it by job consolidateDisks; the
 backup cannot be deleted until that is done.
+With --from nothing but the repository is needed: no catalog, no Temporal, no worker. The disks are written into a new folder,
+every byte checked, beside a definition that names them there.
 
 Examples:
   $ holdfast restore 3f2c9a41 --dry-run                          # what would happen
@@ -87,15 +111,34 @@ Examples:
   $ holdfast restore 3f2c9a41 --as web-1-test --network-down --start
   $ holdfast restore 3f2c9a41 --quick --rate 100                 # boots within seconds, then pulls
   $ holdfast restore 3f2c9a41 --host kvm-2                       # the VM is gone from its former host
-  $ holdfast restore 3f2c9a41 --disk vda --to-vm web-2           # as a further disk of a VM that may run`,
+  $ holdfast restore 3f2c9a41 --disk vda --to-vm web-2           # as a further disk of a VM that may run
+  $ holdfast restore latest --vm web-1 --from /mnt/backups --to /var/lib/libvirt/images/web-1 --define`,
     )
     .action(
-      action(async (context, id: string, flags: RestoreFlags) => {
+      actionOrFrom(async (context, id: string, flags: RestoreFlags) => {
+        requireInstallationFlags(flags);
         const { backup } = await findBackup(await context.catalog(), id);
         if (flags.toVm !== undefined) await restoreToVm(context, backup.id, flags.toVm, flags);
         else await restoreWhole(context, backup, flags);
-      }),
+      }, alone),
     );
+}
+
+/** Its code is loaded only when it is asked for. */
+async function alone(from: Alone, id: string, flags: RestoreFlags): Promise<void> {
+  const { restoreFrom } = await import('./restore-from.ts');
+  await restoreFrom(from, id, flags);
+}
+
+function requireInstallationFlags({ to, format, define, libvirt }: RestoreFlags): void {
+  for (const [flag, value] of Object.entries({
+    '--to': to,
+    '--format': format,
+    '--define': define,
+    '--libvirt': libvirt,
+  })) {
+    if (value !== undefined) throw new HoldfastError('InvalidRequest', `${flag} goes with --from`);
+  }
 }
 
 async function restoreWhole(
@@ -123,6 +166,7 @@ async function restoreWhole(
     rateMBps: flags.rate,
     dryRun: flags.dryRun,
     timeLimitSeconds: flags.timeLimit,
+    requestedBy: requestedBy(),
   });
   const run = await startRestoreVm(await context.client(), request, backup.vm.name);
   if (flags.dryRun === true) {
@@ -167,6 +211,7 @@ async function restoreToVm(
     path: flags.path,
     dryRun: flags.dryRun,
     timeLimitSeconds: flags.timeLimit,
+    requestedBy: requestedBy(),
   });
   const run = await startRestoreDisk(await context.client(), request);
   if (flags.dryRun === true) {

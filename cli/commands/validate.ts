@@ -9,7 +9,8 @@ import type { ValidatedBackup } from '../../workflows/validate-backup.ts';
 import { action } from '../context.ts';
 import { followOrLeave } from '../follow-run.ts';
 import { durationText, shortId, table } from '../output.ts';
-import { parseIdPrefix } from './backup.ts';
+import { requestedBy } from '../requested-by.ts';
+import { parseIdPrefix } from '../backup-id.ts';
 import { parseCount, parseName } from './dev.ts';
 import { parseWhole } from './offering.ts';
 
@@ -63,7 +64,7 @@ Exit code 0 only if the backup is Valid.`,
           backupId: found.id,
           steps: flags.steps,
           host: flags.host,
-          requestedBy: `cli:${process.env['USER'] ?? process.getuid?.() ?? ''}`,
+          requestedBy: requestedBy(),
           ...(argv.length === 0
             ? {}
             : {
