@@ -17,7 +17,7 @@ export async function readEvidence(
   if (record === undefined) return { evidenceMissing: `repository ${repository} is not known any more` };
   try {
     const store = openBlobStore(record.location);
-    await openRepository(store, record.id);
+    await openRepository(store, record);
     return { evidence: evidenceOf(await readManifest(store, vm.uuid, id)) };
   } catch (error) {
     if (!(error instanceof BlobStoreError) && !(error instanceof RepositoryError)) throw error;
