@@ -16,7 +16,7 @@ export function evidenceText(evidence: BackupEvidence): string {
       ? []
       : [
           `run: ${run.workflowId} (${run.runId}), ${run.beganAt} to ${run.endedAt}`,
-          `went by: ${run.offering === null ? 'no offering' : `offering ${run.offering}`}, tenant ${run.tenant}, strategy ${run.strategy}, quiesce ${run.quiesce}`,
+          `went by: ${run.offering === null ? 'no offering' : `offering ${run.offering}`}, tenant ${run.tenant}, strategy ${evidence.strategy ?? 'unknown'}, quiesce ${run.quiesce}`,
         ]),
     `guest: ${frozen}`,
     `attempts: ${copies.join(', ')}`,

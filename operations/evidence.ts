@@ -3,7 +3,7 @@ import type { BackupRun, Manifest } from '../schemas/manifest.ts';
 /** How a backup came about, as its manifest has recorded it. */
 export type BackupEvidence = Pick<
   Manifest,
-  'requestedBy' | 'freezeMs' | 'attempts' | 'versions' | 'skippedDisks' | 'passedOver'
+  'requestedBy' | 'strategy' | 'freezeMs' | 'attempts' | 'versions' | 'skippedDisks' | 'passedOver'
 > & {
   /** Missing in backups of before 0.3.0. */
   run?: BackupRun;
@@ -16,6 +16,7 @@ export type BackupEvidence = Pick<
 export const evidenceOf = (manifest: Manifest): BackupEvidence => ({
   requestedBy: manifest.requestedBy,
   ...(manifest.run === undefined ? {} : { run: manifest.run }),
+  ...(manifest.strategy === undefined ? {} : { strategy: manifest.strategy }),
   freezeMs: manifest.freezeMs,
   notFrozen: manifest.source.metadata['notFrozen'] ?? null,
   attempts: manifest.attempts,

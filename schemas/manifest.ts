@@ -73,7 +73,6 @@ export const backupRun = z.object({
   /** What the VM was protected by; null = nothing. */
   offering: z.string().nullable(),
   tenant: z.string(),
-  strategy,
   quiesce: quiesceMode,
   /** UTC, ISO 8601: when the host began, and when all disks were stored. */
   beganAt: z.iso.datetime(),
