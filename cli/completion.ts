@@ -28,6 +28,7 @@ const ARGUMENTS: Record<string, Subject> = {
   'offering update': 'offerings',
   'offering delete': 'offerings',
   'host rm': 'hosts',
+  'repo check-access': 'repositories',
   'schedule show': 'schedules',
   'schedule update': 'schedules',
   'schedule pause': 'schedules',

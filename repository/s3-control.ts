@@ -15,6 +15,7 @@ import {
 } from '@aws-sdk/client-s3';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
 import { createHash } from 'node:crypto';
+import { BlobStoreError } from './blob-store.ts';
 import type { S3Connection } from './s3-connection.ts';
 import { s3Error, troubleOf } from './s3-errors.ts';
 
@@ -95,6 +96,7 @@ export function controlOf(connection: S3Connection) {
 
   const asked = async <T>(act: Act, answer: Promise<T>): Promise<T> =>
     await answer.catch((error: unknown) => {
+      if (error instanceof BlobStoreError) throw error; // of the credentials
       throw s3Error(place, { ...act, tries: triesOf(error) }, troubleOf(error), error);
     });
 

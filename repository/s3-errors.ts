@@ -64,7 +64,7 @@ function codeOf(trouble: S3Trouble): BlobStoreErrorCode {
   const known = BY_CODE[code];
   if (known !== undefined) return known;
   if (isTransient(trouble)) return 'unavailable';
-  if (status === 404) return 'not-found';
+  if (status === 404 && code === '') return 'not-found'; // an answer to HEAD; versitygw also says 404 of an unknown user
   if (status === 412) return 'exists';
   if (status === 507) return 'full';
   if (status !== undefined && status >= 300 && status < 400) return 'no-bucket'; // it lies in another region

@@ -1,5 +1,5 @@
 import type { S3Place } from '../schemas/repository.ts';
-import type { BlobSource } from './blob-store.ts';
+import { BlobStoreError, type BlobSource } from './blob-store.ts';
 import { connectionTo } from './s3-connection.ts';
 import { s3Error } from './s3-errors.ts';
 import { objectKeyOf } from './s3-keys.ts';
@@ -12,7 +12,15 @@ import { sendData } from './s3-request.ts';
 export async function openS3Source({ place, blobKey: key }: { place: S3Place; blobKey: string }): Promise<BlobSource> {
   const connection = connectionTo(place);
   const objectKey = objectKeyOf(place, key);
-  const { headers } = await sendData(connection, { method: 'HEAD', objectKey, act: `read ${key}`, key });
+  const act = `read ${key}`;
+  const { headers } = await sendData(connection, { method: 'HEAD', objectKey, act, key }).catch(
+    async (error: unknown) => {
+      if (!(error instanceof BlobStoreError) || error.code !== 'not-found') throw error;
+      // Only an answer with a body tells whether it is the object that is missing, or its bucket.
+      await sendData(connection, { method: 'GET', objectKey, headers: { range: 'bytes=0-0' }, act, key });
+      throw error;
+    },
+  );
   const sizeBytes = Number(headers['content-length']);
   if (!Number.isSafeInteger(sizeBytes)) {
     throw s3Error(

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { Catalog } from '../catalog/contract.ts';
+import { requireAccess } from '../repository/check-access.ts';
 import { giveRepositoryTo, initRepository, openRepository, ownedBy } from '../repository/identity.ts';
 import { REPOSITORY_FILE } from '../repository/layout.ts';
 import { createBlobStore } from '../repository/open-repository.ts';
@@ -66,6 +67,7 @@ export async function addRepository(
   const { encryption = present?.encryption ?? null } = settings;
   const promised = repositorySettings.parse({ ...known?.settings, ...settings, encryption, owner: installation });
   const id = known?.id ?? present?.id ?? randomUUID();
+  if (location.kind === 's3') await requireAccess(store); // a folder tells by the file that is written next
   if (present !== undefined && present.owner?.installation !== installation) {
     const asItIs = { ...promised, owner: present.owner?.installation ?? null };
     await openRepository(store, { id, settings: asItIs }); // refused before anything is changed

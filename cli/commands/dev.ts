@@ -1,6 +1,7 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { hostname } from 'node:os';
 import { defaultSocketPath } from '../../libvirt/address.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
 import { plainName, vmName } from '../../schemas/names.ts';
 import { action } from '../context.ts';
 import { stopSignal } from '../stop-signal.ts';
@@ -41,6 +42,12 @@ export function addDevCommand(program: Command): void {
     .action(
       action(
         async ({ installation, output }, options: { libvirt: string; host: string; repo?: string; slots: number }) => {
+          if (options.repo !== undefined && /^[a-z0-9]+:\/\//.test(options.repo)) {
+            throw new HoldfastError(
+              'InvalidRequest',
+              `repo: ${options.repo} is no folder; add it with: holdfast repo add`,
+            );
+          }
           const { runDev } = await import('../../workers/dev.ts');
           await runDev(installation, {
             ...options,

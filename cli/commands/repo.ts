@@ -1,44 +1,49 @@
 import type { Command } from 'commander';
-import { basename, resolve } from 'node:path';
 import { openBlobStore } from '../../repository/open-repository.ts';
 import { placeText, type RepositoryRecord } from '../../schemas/repository.ts';
-import { HoldfastError } from '../../schemas/failures.ts';
-import { plainName } from '../../schemas/names.ts';
 import { addRepository } from '../../workers/add-repository.ts';
 import { action } from '../context.ts';
 import { sizeText, table } from '../output.ts';
+import { nameForPlace, PLACE_HELP, repositoryPlace, withPlaceOptions, type PlaceOptions } from '../repository-place.ts';
 import { parseCount, parseName } from './dev.ts';
+import { addRepoCheckAccessCommand } from './repo-check-access.ts';
 import { addRepoLimitCommand } from './repo-limit.ts';
 import { addRescanCommand } from './rescan.ts';
 
+type AddOptions = PlaceOptions & { name?: string; slots?: number; takeOver?: boolean };
+
 export function addRepoCommands(program: Command): void {
   const repo = program.command('repo').description('repositories, where backups are kept');
-  repo
-    .command('add')
-    .description('make a directory a repository, or take one that is there already')
-    .argument('<directory>', 'local or mounted folder, the same path on every host that uses it')
-    .option('--name <name>', "the repository's name (default: the folder's)", parseName)
-    .option('--slots <n>', 'operations that may use it at once', parseCount)
-    .addHelpText('after', '\nExample:\n  $ holdfast repo add /mnt/backups --name main')
+  withPlaceOptions(
+    repo
+      .command('add')
+      .description('make a place a repository, or take one that is there already')
+      .argument('<place>', PLACE_HELP)
+      .option('--name <name>', "the repository's name (default: the last part of its place)", parseName)
+      .option('--slots <n>', 'operations that may use it at once', parseCount),
+  )
+    .option('--take-over', 'also when another installation owns it, which is refused from then on')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  $ holdfast repo add /mnt/backups --name main' +
+        '\n  $ holdfast repo add s3://backups/kvm --endpoint https://s3.example.org --path-style' +
+        ' --credentials-file /etc/holdfast/s3',
+    )
     .action(
-      action(async (context, directory: string, options: { name?: string; slots?: number }) => {
-        if (/^[a-z0-9]+:\/\//.test(directory)) {
-          throw new HoldfastError(
-            'InvalidRequest',
-            `location: ${directory} is no directory; this version keeps backups in directories`,
-          );
-        }
-        const path = resolve(directory);
-        const name = options.name ?? nameFor(path);
-        const { slots } = options;
+      action(async (context, place: string, options: AddOptions) => {
+        const location = repositoryPlace(place, options);
+        const name = options.name ?? nameForPlace(location);
+        const { slots, takeOver = false } = options;
         const added = await addRepository(await context.catalog(), {
           name,
-          location: { kind: 'directory', path },
+          location,
+          takeOver,
           ...(slots === undefined ? {} : { slots }),
         });
-        context.output.result(added, () => `repository ${name} at ${path}`);
+        context.output.result(added, () => `repository ${name} at ${placeText(location)}`);
       }),
     );
+  addRepoCheckAccessCommand(repo);
   addRepoLimitCommand(repo);
   repo
     .command('ls')
@@ -61,15 +66,18 @@ export function addRepoCommands(program: Command): void {
               placeText(row.location),
               row.backups,
               sizeText(row.storedBytes),
-              row.freeBytes === null ? 'not seen from here' : sizeText(row.freeBytes),
+              row.freeBytes === null ? unknownSpace(row) : sizeText(row.freeBytes),
             ]),
-            'no repository yet; add one: holdfast repo add DIRECTORY',
+            'no repository yet; add one: holdfast repo add PLACE',
           ),
         );
       }),
     );
   addRescanCommand(repo);
 }
+
+const unknownSpace = ({ location }: RepositoryRecord): string =>
+  location.kind === 's3' ? 'not told by S3' : 'not seen from here';
 
 /** null when the place cannot be seen from this machine. */
 async function freeBytes({ location }: RepositoryRecord): Promise<number | null> {
@@ -79,10 +87,4 @@ async function freeBytes({ location }: RepositoryRecord): Promise<number | null>
       (bytes) => bytes ?? null,
       () => null,
     );
-}
-
-function nameFor(path: string): string {
-  const name = basename(path);
-  if (plainName.safeParse(name).success) return name;
-  throw new HoldfastError('InvalidRequest', `name: "${name}" makes no name; give one with --name`);
 }

@@ -1,8 +1,11 @@
 import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { placeText } from '../../schemas/repository.ts';
+import { setTimeout as delay } from 'node:timers/promises';
+import { openRepository } from '../../repository/identity.ts';
+import { openBlobStore } from '../../repository/open-repository.ts';
+import { placeText, type RepositoryRecord } from '../../schemas/repository.ts';
 import { sizeText } from '../output.ts';
-import { fail, ok, reason, warn, type Check, type Finding } from './check.ts';
+import { fail, ok, PATIENCE, reason, warn, type Check, type Finding } from './check.ts';
 
 const LITTLE_BYTES = 10 * 1024 ** 3;
 const TOO_LITTLE_BYTES = 256 * 1024 ** 2;
@@ -18,19 +21,31 @@ export const checkRepositories: Check = async ({ context }) => {
   try {
     const repositories = await (await context.catalog()).repositories.list();
     if (repositories.length === 0) {
-      return [warn('repository', 'none yet; add one: holdfast repo add DIRECTORY, or start holdfast dev')];
+      return [warn('repository', 'none yet; add one: holdfast repo add PLACE, or start holdfast dev')];
     }
     return await Promise.all(
-      repositories.map(({ name, location }) =>
-        location.kind === 'directory'
-          ? space(`repository ${name}`, location.path, 'free some, or add another: holdfast repo add DIRECTORY', true)
-          : Promise.resolve(ok(`repository ${name}`, placeText(location))),
-      ),
+      repositories.map((record) => {
+        const { name, location } = record;
+        if (location.kind === 's3') return bucket(record);
+        return space(`repository ${name}`, location.path, 'free some, or add another: holdfast repo add PLACE', true);
+      }),
     );
   } catch (error) {
     return [fail('repository', `the catalog cannot be read: ${reason(error)}`)];
   }
 };
+
+/** Whether this host gets at what lies in a bucket; how much room there is S3 does not tell. */
+async function bucket(record: RepositoryRecord): Promise<Finding> {
+  const name = `repository ${record.name}`;
+  const silence = delay(PATIENCE.timeoutMs, undefined, { ref: false }).then(() => {
+    throw new Error(`${placeText(record.location)} does not answer within ${PATIENCE.timeoutMs / 1000} seconds`);
+  });
+  return await Promise.race([openRepository(openBlobStore(record.location), record), silence]).then(
+    () => ok(name, `${placeText(record.location)} answers`),
+    (error: unknown) => fail(name, `${reason(error)}; try holdfast repo check-access ${record.name}`),
+  );
+}
 
 /** @param mustExist else the nearest folder above it that is there is asked */
 async function space(name: string, folder: string, remedy: string, mustExist = false): Promise<Finding> {
