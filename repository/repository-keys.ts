@@ -88,6 +88,13 @@ export async function openRepositoryKeys(
   return keys;
 }
 
+/** As `openRepositoryKeys`; null for a repository that is not encrypted. @throws as openRepositoryKeys */
+export const keysFor = async (
+  store: BlobStore,
+  repository: Pick<RepositoryRecord, 'name' | 'settings'>,
+): Promise<RepositoryKeys | null> =>
+  settingsOf(repository).encryption === null ? null : await openRepositoryKeys(store, repository);
+
 /**
  * The same for identities at hand.
  * @param place where they are from, for messages

@@ -20,6 +20,7 @@ const namesPart = manifestSchema
     checkpointXml: true,
     skippedDisks: true,
     requestedBy: true,
+    run: true,
     versions: true,
   })
   .extend({
@@ -42,6 +43,7 @@ const HIDDEN = 'encrypted';
  */
 export async function sealManifest(whole: Manifest, encryption: RepositoryEncryption): Promise<Manifest> {
   const { files, ...rest } = whole;
+  if (encryption.hideNames) delete rest.run;
   const part: SealedPart = {
     id: whole.id,
     files,
@@ -61,6 +63,7 @@ const namesOf = (whole: Manifest): SealedPart['names'] => ({
   checkpointXml: whole.checkpointXml,
   skippedDisks: whole.skippedDisks,
   requestedBy: whole.requestedBy,
+  ...(whole.run === undefined ? {} : { run: whole.run }),
   versions: whole.versions,
   disks: whole.disks.map(({ target, serial, sourcePath, sourceMark }) => ({
     target,

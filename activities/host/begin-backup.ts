@@ -1,10 +1,16 @@
 import { isLibvirtError, LIBVIRT_ERRORS } from '../../libvirt/errors.ts';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import type { Domain } from '../../libvirt/libvirt.ts';
+import type { BlobStore } from '../../repository/blob-store.ts';
 import { readManifest } from '../../repository/manifest.ts';
+import { RepositoryError } from '../../repository/repository-error.ts';
+import { openRepositoryKeys } from '../../repository/repository-keys.ts';
+import { unsealManifest } from '../../repository/sealed-manifest.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
+import type { Manifest } from '../../schemas/manifest.ts';
 import { checkpointName } from '../../schemas/names.ts';
 import type { BackupPlan, BegunBackup, DiskExport } from '../../schemas/plan.ts';
+import { settingsOf } from '../../schemas/repository.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { runningBackupJob } from './backup-job.ts';
 import type { Capture } from './capture-store.ts';
@@ -141,13 +147,31 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
     const { vm, repository } = plan.target;
     if (plan.parentId === null) return;
     if (await libvirt.checkpointLookup(domain, checkpointName(plan.parentId), { signal })) return;
-    const parent = await readManifest(openStore(repository.location), vm.uuid, plan.parentId);
-    if (parent.checkpointXml === null) {
+    const store = openStore(repository.location);
+    const stored = await readManifest(store, vm.uuid, plan.parentId);
+    if (stored.checkpointXml === null) {
       throw new HoldfastError('CheckpointLost', `VM ${vm.name}: its last backup kept no checkpoint; copying in full`);
     }
-    await redefineCheckpoint(libvirt, domain, parent.checkpointXml, { signal });
+    const isHidden = settingsOf(repository).encryption?.hideNames === true;
+    const parent = isHidden ? await unsealed(store, stored, plan) : stored;
+    await redefineCheckpoint(libvirt, domain, parent.checkpointXml ?? '', { signal });
   }
 };
+
+/** Where names are hidden, the record of a checkpoint is too: without an identity on this host it cannot be taken up. */
+async function unsealed(store: BlobStore, stored: Manifest, { target }: BackupPlan): Promise<Manifest> {
+  try {
+    return await unsealManifest(stored, await openRepositoryKeys(store, target.repository));
+  } catch (error) {
+    if (!(error instanceof RepositoryError && (error.code === 'key-missing' || error.code === 'key-wrong')))
+      throw error;
+    throw new HoldfastError(
+      'CheckpointLost',
+      `VM ${target.vm.name}: its checkpoint is kept encrypted, and this host cannot open it (${error.message}); copying in full`,
+      { cause: error },
+    );
+  }
+}
 
 function beginError(error: unknown, vmName: string): unknown {
   if (isLibvirtError(error, LIBVIRT_ERRORS.CHECKPOINT_INCONSISTENT, LIBVIRT_ERRORS.NO_DOMAIN_CHECKPOINT)) {

@@ -2,19 +2,21 @@ import { Context } from '@temporalio/activity';
 import { freemem, totalmem } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkChainHeaders } from '../../copier/chain-headers.ts';
-import type { ChainFile } from '../../copier/contract.ts';
 import { DomainXmlError, parseDomainXml } from '../../libvirt/domain-xml.ts';
 import { LibvirtError } from '../../libvirt/libvirt.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { validationKey } from '../../repository/layout.ts';
 import { readManifest } from '../../repository/manifest.ts';
+import { keysFor } from '../../repository/repository-keys.ts';
 import { filePathOf } from '../../repository/source.ts';
-import { readSums } from '../../repository/sums.ts';
+import { sealBytes, unsealManifest } from '../../repository/sealed-manifest.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest } from '../../schemas/manifest.ts';
+import { settingsOf } from '../../schemas/repository.ts';
 import type { StepResult, ValidationPlan } from '../../schemas/validation.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
+import { openChainFiles } from './chain-files.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { runInGuest } from './guest-command.ts';
 import { findingOf } from './hash-backup.ts';
@@ -93,19 +95,14 @@ export const createBootBackup = (dependencies: HostDependencies) => {
     const store = openStore(plan.repository.location);
     await openRepository(store, plan.repository);
     const manifests = await readManifestChain(store, plan.vm.uuid, plan.backupId);
-    const manifest = manifests.get(plan.backupId);
-    if (manifest === undefined) throw new HoldfastError('BackupNotFound', `no manifest of backup ${plan.backupId}`);
+    const listed = manifests.get(plan.backupId);
+    if (listed === undefined) throw new HoldfastError('BackupNotFound', `no manifest of backup ${plan.backupId}`);
+    const keys = await keysFor(store, plan.repository);
+    const manifest = await unsealManifest(listed, keys);
     const disks: StoredDisk[] = [];
     for (const { target, virtualSizeBytes } of manifest.disks) {
-      const chain: ChainFile[] = [];
-      for (const link of filesOfDisk(manifests, plan.backupId, target)) {
-        const stored = diskOfFile(manifests, link);
-        chain.push({
-          source: store.source(stored.file),
-          storedBytes: stored.storedBytes,
-          segments: await readSums(store, stored),
-        });
-      }
+      const stored = filesOfDisk(manifests, plan.backupId, target).map((link) => diskOfFile(manifests, link));
+      const chain = await openChainFiles(store, keys, stored);
       await checkChainHeaders({ chain, virtualSizeBytes, signal });
       disks.push({ target, virtualSizeBytes, files: chain.map(({ source }) => filePathOf(source)) });
     }
@@ -205,8 +202,9 @@ export const createBootBackup = (dependencies: HostDependencies) => {
       if (!(error instanceof LibvirtError || error instanceof RangeError)) throw error;
       return { step: step('unable', `no picture of the screen was to be had: ${error.message}`), key: null };
     }
-    const key = validationKey(plan.vm.uuid, plan.backupId);
-    await store.putBlob(key, image, { replace: true });
+    const { encryption } = settingsOf(plan.repository);
+    const key = validationKey(plan.vm.uuid, plan.backupId, { isEncrypted: encryption !== null });
+    await store.putBlob(key, encryption === null ? image : await sealBytes(image, encryption), { replace: true });
     return { step: step('passed', `kept as ${key}`), key };
   }
 
@@ -251,12 +249,15 @@ export const createValidationSteps = (dependencies: HostDependencies) => {
   return {
     /**
      * Whether this host can read the backup's repository, and whether it has room for the VM.
-     * @throws RepositoryUnavailable, RepositoryForeign
+     * @throws RepositoryUnavailable, RepositoryForeign, KeyMissing, KeyWrong
      */
     async validationRoom(plan: ValidationPlan): Promise<Room> {
       const store = openStore(plan.repository.location);
       await openRepository(store, plan.repository);
-      const manifest = await readManifest(store, plan.vm.uuid, plan.backupId).catch(() => undefined);
+      const keys = await keysFor(store, plan.repository);
+      const manifest = await readManifest(store, plan.vm.uuid, plan.backupId)
+        .then((stored) => unsealManifest(stored, keys))
+        .catch(() => undefined);
       return roomOf(manifest === undefined ? 0 : memoryOf(manifest), 0);
     },
 

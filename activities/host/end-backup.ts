@@ -111,7 +111,7 @@ export const createEndBackup = (dependencies: HostDependencies) => {
     const { vm, repository } = plan.target;
     const store = openStore(repository.location);
     await openRepository(store, repository);
-    const completed = await readCompleted(store, vm.uuid, plan.backupId);
+    const completed = await readCompleted(store, vm.uuid, plan.backupId, plan.disks);
     return completed === undefined ? null : { plan, completed };
   }
 

@@ -1,5 +1,7 @@
 import { openRepository } from '../../repository/identity.ts';
 import { changeManifest } from '../../repository/manifest.ts';
+import { sealResult } from '../../repository/sealed-manifest.ts';
+import { settingsOf } from '../../schemas/repository.ts';
 import type { ValidationPlan, ValidationResult } from '../../schemas/validation.ts';
 import { withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
@@ -15,10 +17,12 @@ export const createKeepValidation = ({ openStore }: HostDependencies) => ({
     await withHeartbeat('writing the manifest', async () => {
       const store = openStore(plan.repository.location);
       await openRepository(store, plan.repository);
+      const { encryption } = settingsOf(plan.repository);
+      const kept = encryption === null ? result : await sealResult(result, encryption);
       await changeManifest(store, { vmUuid: plan.vm.uuid, backupId: plan.backupId }, (before) => ({
         ...before,
         validation: result.state,
-        validationResult: result,
+        validationResult: kept,
       }));
     });
   },

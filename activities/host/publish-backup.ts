@@ -1,10 +1,12 @@
 import { createManifest, readManifest } from '../../repository/manifest.ts';
 import { openRepository } from '../../repository/identity.ts';
+import { sealManifest } from '../../repository/sealed-manifest.ts';
 import { BlobStoreError, type BlobStore } from '../../repository/blob-store.ts';
 import type { CompletedBackup } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { MANIFEST_VERSION, type Manifest, type ManifestDisk } from '../../schemas/manifest.ts';
 import type { BackupPlan, BegunBackup, CopiedDisk, PlannedDisk } from '../../schemas/plan.ts';
+import { settingsOf } from '../../schemas/repository.ts';
 import { withHeartbeat } from '../cancellation.ts';
 import { runOfActivity } from '../run-of-activity.ts';
 import type { Capture } from './capture-store.ts';
@@ -20,7 +22,7 @@ export const createPublishBackup = ({ openStore, captures, host }: HostDependenc
       const { vm, repository } = plan.target;
       const store = openStore(repository.location);
       await openRepository(store, repository);
-      const written = await readCompleted(store, vm.uuid, plan.backupId);
+      const written = await readCompleted(store, vm.uuid, plan.backupId, plan.disks);
       if (written !== undefined) return written;
       const capture = await captures.read(plan.backupId);
       if (capture === undefined) {
@@ -29,10 +31,13 @@ export const createPublishBackup = ({ openStore, captures, host }: HostDependenc
       await captures.write(plan.backupId, { ...capture, phase: 'publishing' });
       const manifest = manifestOf(capture, begun, copies, runOfActivity());
       try {
-        await createManifest(store, manifest);
+        const { encryption } = settingsOf(repository);
+        await createManifest(store, encryption === null ? manifest : await sealManifest(manifest, encryption));
       } catch (error) {
         // An earlier attempt that still ran was first; its manifest tells of the same files.
-        const first = isCode(error, 'exists') ? await readCompleted(store, vm.uuid, plan.backupId) : undefined;
+        const first = isCode(error, 'exists')
+          ? await readCompleted(store, vm.uuid, plan.backupId, plan.disks)
+          : undefined;
         if (first === undefined) throw error;
         return first;
       }
@@ -55,14 +60,23 @@ export async function isPublished(
   return (await readCompleted(store, vm.uuid, backupId)) !== undefined;
 }
 
-/** What the catalog needs to know of a backup whose manifest is written; undefined when it is not. */
+/**
+ * What the catalog needs to know of a backup whose manifest is written; undefined when it is not.
+ * @param planned where its disks lay, which an encrypted repository keeps to those who have an identity
+ */
 export async function readCompleted(
   store: BlobStore,
   vmUuid: string,
   backupId: string,
+  planned: readonly PlannedDisk[] = [],
 ): Promise<CompletedBackup | undefined> {
   try {
-    return concluded(await readManifest(store, vmUuid, backupId));
+    const completed = concluded(await readManifest(store, vmUuid, backupId));
+    const disks = completed.disks.map((disk) => {
+      const plan = planned.find(({ target }) => target === disk.target);
+      return plan === undefined ? disk : { ...disk, ...placeOf(plan) };
+    });
+    return { ...completed, disks };
   } catch (error) {
     if (isCode(error, 'not-found')) return undefined;
     throw error;
@@ -130,22 +144,31 @@ function manifestOf(
   };
 }
 
+const placeOf = ({
+  serial,
+  sourcePath,
+  sourceMark,
+}: PlannedDisk): Pick<ManifestDisk, 'serial' | 'sourcePath' | 'sourceMark'> => ({
+  serial,
+  sourcePath,
+  ...(sourceMark === undefined ? {} : { sourceMark }),
+});
+
 function diskOf(disk: PlannedDisk, copies: CopiedDisk[]): ManifestDisk {
   const copy = copies.find(({ target }) => target === disk.target);
   if (copy === undefined) throw new HoldfastError('InvalidRequest', `disk ${disk.target} was not copied`);
   return {
     target: disk.target,
     number: disk.number,
-    serial: disk.serial,
-    sourcePath: disk.sourcePath,
+    ...placeOf(disk),
     sourceFormat: disk.sourceFormat,
-    ...(disk.sourceMark === undefined ? {} : { sourceMark: disk.sourceMark }),
     virtualSizeBytes: disk.virtualSizeBytes,
     type: disk.type,
     fullReason: disk.fullReason,
     file: copy.file,
     backingFile: disk.parentFile,
     storedBytes: copy.storedBytes,
+    ...(copy.encryption === undefined ? {} : { encryption: copy.encryption }),
     changedBytes: copy.changedBytes,
     readBytes: copy.readBytes,
     clusterBytes: copy.clusterBytes,

@@ -1,10 +1,10 @@
 import { Context } from '@temporalio/activity';
 import { rm } from 'node:fs/promises';
-import type { ChainFile } from '../../copier/contract.ts';
 import { openRepository } from '../../repository/identity.ts';
-import { readSums } from '../../repository/sums.ts';
+import { keysFor } from '../../repository/repository-keys.ts';
 import type { DiskToRestore, RestoreOfBackup } from '../../schemas/restore-plan.ts';
 import { cancellationSignal } from '../cancellation.ts';
+import { openChainFiles } from './chain-files.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { diskOfFile, readManifestChain } from './restore-chain.ts';
 
@@ -15,7 +15,7 @@ export const createRestoreDisk = ({ copier, openStore, fence }: HostDependencies
   /**
    * Writes one disk beside its place from its chain, every stored byte compared with the manifest's hashes. A new
    * attempt begins anew: the file beside counts for nothing until it is swapped in.
-   * @throws IntegrityMismatch, BackupFileMissing, DestinationFull, RepositoryUnavailable
+   * @throws IntegrityMismatch, BackupFileMissing, DestinationFull, RepositoryUnavailable, KeyMissing, KeyWrong
    */
   async restoreDisk(plan: RestoreOfBackup, disk: DiskToRestore): Promise<{ target: string; verifiedBytes: number }> {
     const context = Context.current();
@@ -26,13 +26,8 @@ export const createRestoreDisk = ({ copier, openStore, fence }: HostDependencies
         const store = openStore(plan.repository.location);
         await openRepository(store, plan.repository);
         const manifests = await readManifestChain(store, plan.vm.uuid, plan.backupId);
-        const chain: ChainFile[] = await Promise.all(
-          disk.chain.map(async (link) => {
-            const stored = diskOfFile(manifests, link);
-            const segments = await readSums(store, stored);
-            return { source: store.source(stored.file), storedBytes: stored.storedBytes, segments };
-          }),
-        );
+        const stored = disk.chain.map((link) => diskOfFile(manifests, link));
+        const chain = await openChainFiles(store, await keysFor(store, plan.repository), stored);
         await rm(disk.besidePath, { force: true });
         const { verifiedBytes } = await copier.restoreDisk({
           chain,

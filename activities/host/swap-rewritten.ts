@@ -2,6 +2,8 @@ import { BlobStoreError, type BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { rewriteKey, rewriterOf, sumsKey } from '../../repository/layout.ts';
 import { readStoredManifest } from '../../repository/manifest.ts';
+import { keysFor } from '../../repository/repository-keys.ts';
+import { unsealManifest } from '../../repository/sealed-manifest.ts';
 import { swapFiles } from '../../repository/swap-files.ts';
 import type { Manifest } from '../../schemas/manifest.ts';
 import type { RewritePlan, RewrittenFiles, SwappedBackup } from '../../schemas/rewrite-plan.ts';
@@ -19,7 +21,12 @@ export const createSwapRewritten = ({ openStore, fence, rewrites }: HostDependen
     return await withHeartbeat('swapping files', async () => {
       const store = await open(plan, openStore);
       const manifest = await swapFiles(store, { vmUuid: plan.vm.uuid, backupId: plan.backupId }, disks);
-      const { type, parentId, compression, disks: now } = manifest;
+      const {
+        type,
+        parentId,
+        compression,
+        disks: now,
+      } = await unsealManifest(manifest, await keysFor(store, plan.repository));
       return { type, parentId, compression, disks: now };
     });
   },

@@ -38,6 +38,15 @@ function marked(): Manifest {
       sourceMark: { born: null, below: MARK },
     })),
     requestedBy: MARK,
+    run: {
+      workflowId: MARK,
+      runId: MARK,
+      offering: MARK,
+      tenant: MARK,
+      quiesce: 'none',
+      beganAt: RESULT.validatedAt,
+      endedAt: RESULT.validatedAt,
+    },
     versions: { holdfast: MARK },
     validationResult: RESULT,
   };
