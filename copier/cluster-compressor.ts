@@ -60,6 +60,11 @@ export class ClusterCompressor {
     return undefined;
   }
 
+  /** Compresses a cluster that was compressed before, whatever the last ones were like. Returns the bytes it takes. */
+  compressAgain(cluster: Uint8Array, into: Buffer, at: number): number {
+    return this.#frame(cluster, into, at);
+  }
+
   #frame(cluster: Uint8Array, into: Buffer, at: number): number {
     const handle = this.#handle();
     if (!handle) {

@@ -1,4 +1,4 @@
-import type { BlobSinkDescriptor, BlobSourceDescriptor } from '../repository/blob-store.ts';
+import type { BlobSinkDescriptor, BlobSourceDescriptor, PartSink } from '../repository/blob-store.ts';
 import type { SegmentSum } from '../repository/sums.ts';
 import type { Pace } from './pace.ts';
 
@@ -16,14 +16,17 @@ export interface CopySource {
   virtualSizeBytes: number;
 }
 
+/** An upload of a blob store: a file that threads write to, or parts that are handed over. */
+export type CopySink = BlobSinkDescriptor | PartSink;
+
 export interface CopyDiskOptions {
   source: CopySource;
   /** File name of the parent, in the same folder; its presence makes the copy an incremental. */
   backingFileName?: string;
   compression: 'zstd' | 'none';
   /** The file is encrypted to this X25519 recipient, `age1…`: see repository/age-file.ts. Its key lies in the journal while the copy runs. */
-  recipient?: string;
-  sink: BlobSinkDescriptor;
+  recipient?: string | undefined;
+  sink: CopySink;
   /** Local file in which finished segments are noted, so that a later attempt goes on after them. */
   journalPath: string;
   signal: AbortSignal;
@@ -50,6 +53,7 @@ export interface CopyResult {
   /** Of an encrypted file: length of the qcow2 file in it. */
   plainBytes?: number;
   clusterBytes: number;
+  /** Of the stored file, in its order. */
   segments: SegmentSum[];
   /** Segments taken over from an earlier attempt. */
   resumedSegments: number;
@@ -95,8 +99,10 @@ export interface RewriteOptions {
   virtualSizeBytes: number;
   compression: 'zstd' | 'none';
   /** As in `CopyDiskOptions`. */
-  recipient?: string;
-  sink: BlobSinkDescriptor;
+  recipient?: string | undefined;
+  sink: CopySink;
+  /** Called when all is written, before it is read again: makes the new file readable. */
+  finish: (storedBytes: number) => Promise<BlobSourceDescriptor>;
   /** The new file gets another length than this, if need be by a cluster of zeroes behind its end. */
   otherThanBytes?: number;
   signal: AbortSignal;

@@ -3,6 +3,9 @@ import { readFile } from 'node:fs/promises';
 import { connectNbd } from '../nbd/connection.ts';
 import { NbdRefused } from '../nbd/errors.ts';
 import type { MappedCluster } from '../qcow2/tables.ts';
+import { plainLength } from '../repository/age-file.ts';
+import { createAgeHead } from '../repository/age-head.ts';
+import type { BlobSinkDescriptor } from '../repository/blob-store.ts';
 import { identifyFileSink } from '../repository/file-sink.ts';
 import { openSource } from '../repository/source.ts';
 import { completeFile } from './complete-file.ts';
@@ -10,11 +13,14 @@ import { buildChangeMap, DATA, readingOf, ZERO, type ChangeMap } from './change-
 import { CopierError, type CopyDiskOptions, type CopyResult, type CopySource, type SegmentSum } from './contract.ts';
 import { expectedStoredBytes, planSegments, segmentCount, type PlannedSegment } from './copy-plan.ts';
 import { isLoss, jobLost, type CopiedSegment, type CopySegmentTask } from './copy-segment.ts';
-import { FileSpace } from './file-space.ts';
-import { Journal, type FinishedFile } from './journal.ts';
+import type { CopyTarget } from './copy-target.ts';
+import { PLAIN_FORM, sealedForm, type FileForm } from './file-form.ts';
+import { FileTarget } from './file-target.ts';
+import { Journal, type FinishedFile, type NotedPart, type StoredSegment } from './journal.ts';
+import { PartTarget } from './part-target.ts';
 import { placeClusters } from './place-clusters.ts';
 import { ProgressThrottle } from './progress-throttle.ts';
-import type { PlaceQuestion } from './store-clusters.ts';
+import type { StoreQuestion, WrittenSegment } from './store-clusters.ts';
 import { StoredSegments } from './stored-segments.ts';
 import type { ThreadPool } from './thread-pool.ts';
 
@@ -36,10 +42,13 @@ let lastCopy = 0;
  * BlobStoreError; NbdError when the disk cannot be read; what `onPlanned` throws; the signal's reason
  */
 export async function copyDisk(threads: ThreadPool, options: CopyDiskOptions): Promise<CopyResult> {
-  const { signal, source } = options;
+  const { source, sink } = options;
+  const stop = new AbortController();
+  const signal = AbortSignal.any([options.signal, stop.signal]);
   signal.throwIfAborted();
   const clusterBits = options.backingFileName === undefined ? FULL_CLUSTER_BITS : INCREMENTAL_CLUSTER_BITS;
   const { map, canMultiConn } = await readMap(source, 2 ** clusterBits, signal);
+  const expectedBytes = expectedStoredBytes(map);
   const stored = new StoredSegments(map, segmentCount(map));
   using journal = await Journal.open(
     options.journalPath,
@@ -48,38 +57,88 @@ export async function copyDisk(threads: ThreadPool, options: CopyDiskOptions): P
       clusterBytes: map.clusterBytes,
       compression: options.compression,
       backingFileName: options.backingFileName ?? null,
-      sink: await identifyFileSink(options.sink),
+      sink: sink.kind === 'parts' ? `parts ${sink.identity}` : await identifyFileSink(sink),
       bootId: (await readFile('/proc/sys/kernel/random/boot_id', 'latin1').catch(() => 'unknown')).trim(),
+      ...(options.recipient === undefined ? {} : { recipient: options.recipient }),
     },
     (segment) => stored.set(segment),
   );
+  const { recipient } = options;
+  const key = recipient === undefined ? undefined : (journal.key ?? (await createAgeHead(recipient)));
+  if (key && !journal.key) journal.keyMade(key);
+  const form = key ? sealedForm(key) : PLAIN_FORM;
+  const settled = sink.kind === 'parts' ? resumeParts(journal, stored) : new Map(journal.placed);
   const resumedSegments = stored.count;
-  if (resumedSegments > 0) await checkResumed(options, stored.sums());
+  if (sink.kind !== 'parts') await checkResumed(sink, options.journalPath, sumsOf(stored, form));
   const result = { changedBytes: map.changedBytes, clusterBytes: map.clusterBytes, resumedSegments };
-  if (journal.finished) return { ...result, ...fileOf(stored, journal.finished), readBytes: journal.readBytes };
+  if (journal.finished) return { ...result, ...fileOf(stored, form, journal.finished), readBytes: journal.readBytes };
 
   await options.onPlanned?.({
     changedBytes: map.changedBytes,
-    expectedStoredBytes: Math.max(0, expectedStoredBytes(map) - stored.storedBytes),
+    expectedStoredBytes: Math.max(0, expectedBytes - stored.storedBytes),
   });
   signal.throwIfAborted();
-  const space = new FileSpace(map.clusterBytes, stored.places());
-  const readBytes = await copySegments(threads, options, { map, canMultiConn, journal, stored, space });
-  const finished = await completeFile(options, {
+  const common = { form, clusterBytes: map.clusterBytes, notes: journal, signal };
+  await using target =
+    sink.kind === 'parts'
+      ? await PartTarget.open({ ...common, sink, expectedBytes, buffers: threads.partBuffers, earlier: journal })
+      : new FileTarget({ ...common, sink, taken: [...stored.places(), ...settled.values()] });
+  const readBytes = await copySegments(threads, options, {
+    map,
+    canMultiConn,
+    journal,
+    payloadKey: key?.payloadKey,
+    stored,
+    settled,
+    target,
+    stop,
+  });
+  const finished = await completeFile(target, {
     layout: { clusterBits, virtualSizeBytes: map.virtualSizeBytes },
     clusters: mappedClusters(map, stored, options.backingFileName !== undefined),
     hasCompressed: stored.hasCompressed,
-    space,
+    backingFileName: options.backingFileName,
   });
   journal.fileFinished(finished);
-  return { ...result, ...fileOf(stored, finished), readBytes: journal.readBytes + readBytes };
+  return { ...result, ...fileOf(stored, form, finished), readBytes: journal.readBytes + readBytes };
 }
+
+/** Takes over the segments of parts that are stored. Returns those that have their place and must be put there again. */
+function resumeParts(journal: Journal, stored: StoredSegments): ReadonlyMap<number, StoredSegment> {
+  journal.resumeParts();
+  const isStored = (part?: NotedPart) =>
+    journal.finished !== undefined || (part && journal.storedParts.has(part.number));
+  const settled = new Map(journal.placed);
+  const parts = journal.closedParts.values();
+  let part = parts.next().value;
+  for (const segment of [...settled.values()].sort((a, b) => a.offset - b.offset)) {
+    while (part && segment.offset >= part.offset + part.lengthBytes) part = parts.next().value;
+    if (!isStored(part)) continue;
+    stored.set(segment);
+    settled.delete(segment.index);
+  }
+  return settled;
+}
+
+/** Of the stored file, which may be encrypted. */
+const sumsOf = (stored: StoredSegments, form: FileForm): SegmentSum[] =>
+  stored.sums().map(({ offset, lengthBytes, sha256 }) => ({
+    offset: form.storedOffset(offset),
+    lengthBytes: form.sealedLength(lengthBytes),
+    sha256,
+  }));
 
 function fileOf(
   stored: StoredSegments,
+  form: FileForm,
   { storedBytes, tail }: FinishedFile,
-): Pick<CopyResult, 'storedBytes' | 'segments'> {
-  return { storedBytes, segments: [...stored.sums(), ...tail].sort((a, b) => a.offset - b.offset) };
+): Pick<CopyResult, 'storedBytes' | 'plainBytes' | 'segments'> {
+  const plainBytes = form.isSealed ? { plainBytes: plainLength(storedBytes) } : {};
+  return {
+    storedBytes,
+    ...plainBytes,
+    segments: [...sumsOf(stored, form), ...tail].sort((a, b) => a.offset - b.offset),
+  };
 }
 
 /** Asks the server what to copy. Tried twice, like every connection. */
@@ -115,7 +174,12 @@ async function readMap(
 }
 
 /** Reads the first and the last segment back: a file that was made anew under a journal must not pass for the old one. */
-async function checkResumed({ sink, journalPath }: CopyDiskOptions, segments: readonly SegmentSum[]): Promise<void> {
+async function checkResumed(
+  sink: BlobSinkDescriptor,
+  journalPath: string,
+  segments: readonly SegmentSum[],
+): Promise<void> {
+  if (segments.length === 0) return;
   await using file = await openSource(sink);
   for (const segment of new Set([segments[0], segments.at(-1)])) {
     if (!segment) continue;
@@ -132,16 +196,21 @@ interface Copy {
   map: ChangeMap;
   canMultiConn: boolean;
   journal: Journal;
+  /** Of an encrypted file. */
+  payloadKey: Uint8Array | undefined;
   stored: StoredSegments;
-  space: FileSpace;
+  /** Segments that an earlier attempt may have stored: they have their place, and must come out the same. */
+  settled: ReadonlyMap<number, StoredSegment>;
+  target: CopyTarget;
+  /** Ends what is under way for it. */
+  stop: AbortController;
 }
 
 /** Copies every segment that is not stored yet. Returns the bytes read. */
 async function copySegments(threads: ThreadPool, options: CopyDiskOptions, copy: Copy): Promise<number> {
-  const { map, journal, stored, space } = copy;
-  const { source, sink, compression } = options;
+  const { map, journal, stored, settled, target, stop } = copy;
+  const { source, compression } = options;
   const name = `copy-${++lastCopy}`;
-  const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
   let readBytes = 0;
   let copiedBytes = 0;
@@ -153,7 +222,8 @@ async function copySegments(threads: ThreadPool, options: CopyDiskOptions, copy:
     }),
   );
 
-  async function copyOne(segment: PlannedSegment): Promise<void> {
+  async function copyOne(planned: PlannedSegment, earlier?: StoredSegment): Promise<void> {
+    const { index } = planned;
     const task: CopySegmentTask = {
       kind: 'copy-segment',
       copy: name,
@@ -162,33 +232,55 @@ async function copySegments(threads: ThreadPool, options: CopyDiskOptions, copy:
         exportName: source.exportName,
         virtualSizeBytes: source.virtualSizeBytes,
       },
-      sink,
+      sink: target.sink,
       clusterBytes: map.clusterBytes,
       compression,
-      runs: segment.runs,
+      payloadKey: copy.payloadKey,
+      runs: planned.runs,
+      again: earlier && { place: await target.placeAgain(earlier), sizes: earlier.sizes, sha256: earlier.sha256 },
     };
-    await options.pace?.ready(signal);
-    journal.opened(segment.index, segment.readBytes);
+    await options.pace?.ready(signal); // after the place: those must be asked for in order
+    signal.throwIfAborted();
+    journal.opened(index, planned.readBytes);
+    const segmentOf = (written: WrittenSegment, readBytes: number): StoredSegment => ({
+      ...written,
+      index,
+      readBytes,
+      sha256: Buffer.from(written.sha256),
+    });
+    const answer = (question: StoreQuestion): unknown => {
+      if (question.kind === 'place') return target.place(question.sizes);
+      target.segmentSettled(segmentOf(question.segment, planned.readBytes));
+      return undefined;
+    };
     const copied = await threads.run<CopiedSegment>(task, {
       signal,
-      onAsk: (question) => space.place((question as PlaceQuestion).sizes).offset,
+      onAsk: (question) => answer(question as StoreQuestion),
       ...(copy.canMultiConn ? {} : { together: name }),
     });
+    const done = segmentOf(copied, copied.readBytes);
+    target.segmentDone(done);
     options.pace?.passed(copied.lengthBytes);
-    const done = { ...copied, index: segment.index, sha256: Buffer.from(copied.sha256) };
-    journal.segmentStored(done);
     stored.set(done);
     readBytes += copied.readBytes;
-    copiedBytes += segment.clusters * map.clusterBytes;
+    copiedBytes += planned.clusters * map.clusterBytes;
     report.tick();
   }
 
+  // What has its place comes first, in the order of the file: a part that holds memory then lacks nothing that waits for some.
+  const again = [...settled.values()].sort((a, b) => a.offset - b.offset).values();
+  const planned = settled.size === 0 ? undefined : plannedOf(map, settled);
   const segments = planSegments(map);
   async function copyNext(): Promise<void> {
+    for (const earlier of again) {
+      signal.throwIfAborted();
+      const segment = planned?.get(earlier.index);
+      if (segment) await copyOne(segment, earlier);
+    }
     for (const segment of segments) {
       signal.throwIfAborted();
       if (stored.has(segment.index)) copiedBytes += segment.clusters * map.clusterBytes;
-      else await copyOne(segment);
+      else if (!settled.has(segment.index)) await copyOne(segment);
     }
   }
   // As many at once as the threads take; with several disks the pool's queue treats them alike.
@@ -205,6 +297,12 @@ async function copySegments(threads: ThreadPool, options: CopyDiskOptions, copy:
   if (released[0].status === 'rejected') throw released[0].reason;
   report.end();
   return readBytes;
+}
+
+function plannedOf(map: ChangeMap, settled: ReadonlyMap<number, StoredSegment>): Map<number, PlannedSegment> {
+  const planned = new Map<number, PlannedSegment>();
+  for (const segment of planSegments(map)) if (settled.has(segment.index)) planned.set(segment.index, segment);
+  return planned;
 }
 
 /** What the image says of each changed cluster, in the order of the disk. Zeroes must hide what the parent has there. */

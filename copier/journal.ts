@@ -11,6 +11,8 @@ export interface JournalIdentity {
   compression: 'zstd' | 'none';
   backingFileName: string | null;
   sink: string;
+  /** Of an encrypted file. */
+  recipient?: string;
   /** After a power cut what the journal calls stored may be lost, and the frozen disk is gone with its QEMU. */
   bootId: string;
 }
@@ -32,21 +34,61 @@ export interface FinishedFile {
   tail: SegmentSum[];
 }
 
+/** A part of an upload that has got its last segment. */
+export interface NotedPart {
+  /** From 1. */
+  number: number;
+  /** Of the plain file. */
+  offset: number;
+  lengthBytes: number;
+}
+
+/** A part that is stored, without those that hold tables or header. */
+export interface StoredPart {
+  number: number;
+  /** What in it belongs to no segment. */
+  fillers: SegmentSum[];
+}
+
+/** Where the data of a file ended, in the part that was open then. */
+export interface DataEnd {
+  number: number;
+  offset: number;
+  end: number;
+}
+
+/** Start of an encrypted file, and what its chunks are sealed with: a later attempt must go on with the same. */
+export interface NotedKey {
+  head: Buffer;
+  payloadKey: Buffer;
+}
+
 /**
  * Records: type u8, length of the body u32, body, CRC-32 of all that before. Numbers are little-endian.
  * 0: identity, JSON, first. 1: a read begins: segment u32, bytes u32. 2: a segment is stored: segment u32, length u32,
  * offset f64, read bytes u32, SHA-256, then a u32 per cluster. 3: the file is complete: JSON.
+ * 4: a segment has its place and its bytes, which may be stored or not: as 2. 5: the segment of such a record is stored: u32.
+ * 6: a part gets no more segments: JSON. 7: a part is stored: JSON. 8: the data ends: JSON. 9: another attempt begins; segments
+ * in parts that are open are given up. 10: head and payload key of an encrypted file.
  */
 const IDENTITY = 0;
 const OPENED = 1;
 const STORED = 2;
 const FINISHED = 3;
+const PLACED = 4;
+const STORED_IN_PLACE = 5;
+const PART_CLOSED = 6;
+const PART_STORED = 7;
+const DATA_ENDED = 8;
+const RESUMED = 9;
+const KEY = 10;
 const VERSION = 1;
 const RECORD_HEAD_BYTES = 5;
 const CRC_BYTES = 4;
 const STORED_HEAD_BYTES = 52;
 /** The longest record is that of a finished file: some hundred bytes per 4 MiB of tables. */
 const MAX_RECORD_BYTES = 16 * 1024 * 1024;
+const PAYLOAD_KEY_BYTES = 32;
 const READ_BYTES = 1024 * 1024;
 
 /**
@@ -59,6 +101,13 @@ export class Journal implements Disposable {
   finished: FinishedFile | undefined;
   /** Bytes read by earlier attempts, those of reads that were cut off included. */
   readBytes = 0;
+  /** Segments, by index, whose place and bytes are settled though they may not be stored. */
+  readonly placed = new Map<number, StoredSegment>();
+  /** In order, without gap, from number 1. */
+  readonly closedParts: NotedPart[] = [];
+  readonly storedParts = new Map<number, StoredPart>();
+  dataEnd: DataEnd | undefined;
+  key: NotedKey | undefined;
 
   private constructor(file: number) {
     this.#file = file;
@@ -103,6 +152,29 @@ export class Journal implements Disposable {
         onStored(segment);
         this.readBytes += segment.readBytes - (opened.get(segment.index) ?? 0);
         opened.delete(segment.index);
+      } else if (type === PLACED) {
+        const segment = decodeStored(body);
+        this.placed.set(segment.index, segment);
+        this.readBytes += segment.readBytes - (opened.get(segment.index) ?? 0);
+        opened.delete(segment.index);
+      } else if (type === STORED_IN_PLACE) {
+        const segment = this.placed.get(body.readUInt32LE(0));
+        if (segment) onStored(segment);
+        this.placed.delete(body.readUInt32LE(0));
+      } else if (type === PART_CLOSED) {
+        this.closedParts.push(JSON.parse(body.toString()) as NotedPart);
+      } else if (type === PART_STORED) {
+        const part = JSON.parse(body.toString()) as StoredPart;
+        this.storedParts.set(part.number, part);
+      } else if (type === DATA_ENDED) {
+        this.dataEnd = JSON.parse(body.toString()) as DataEnd;
+      } else if (type === RESUMED) {
+        this.#giveUpOpenPart();
+      } else if (type === KEY) {
+        this.key = {
+          head: Buffer.from(body.subarray(PAYLOAD_KEY_BYTES)),
+          payloadKey: Buffer.from(body.subarray(0, PAYLOAD_KEY_BYTES)),
+        };
       } else if (type === FINISHED) {
         this.finished = JSON.parse(body.toString()) as FinishedFile;
       }
@@ -122,6 +194,56 @@ export class Journal implements Disposable {
   /** A segment's bytes are in the file. */
   segmentStored(segment: StoredSegment): void {
     this.#append(STORED, encodeStored(segment));
+  }
+
+  /** A segment's place and bytes are settled: what a later attempt stores there must be the same. */
+  segmentPlaced(segment: StoredSegment): void {
+    this.#append(PLACED, encodeStored(segment));
+  }
+
+  /** A segment that was noted by `segmentPlaced` is in the file. */
+  segmentStoredInPlace(index: number): void {
+    const body = Buffer.allocUnsafe(4);
+    body.writeUInt32LE(index);
+    this.#append(STORED_IN_PLACE, body);
+  }
+
+  /** A part gets no more segments; those in it keep their places from now on. */
+  partClosed(part: NotedPart): void {
+    this.#append(PART_CLOSED, Buffer.from(JSON.stringify(part)));
+  }
+
+  partStored(part: StoredPart): void {
+    this.#append(PART_STORED, Buffer.from(JSON.stringify(part)));
+  }
+
+  /** Every segment is placed and noted; those in the open part keep their places too. */
+  dataEnded(dataEnd: DataEnd): void {
+    this.#append(DATA_ENDED, Buffer.from(JSON.stringify(dataEnd)));
+  }
+
+  /** Begins an attempt at an upload in parts: what lies in the part that was open is placed anew. */
+  resumeParts(): void {
+    if (this.placed.size === 0) return;
+    this.#giveUpOpenPart();
+    this.#append(RESUMED, Buffer.alloc(0));
+  }
+
+  /** What an encrypted file is sealed with from now on. */
+  keyMade(key: NotedKey): void {
+    const { head, payloadKey } = key;
+    this.key = key;
+    this.#append(KEY, Buffer.concat([payloadKey, head]));
+    fsyncSync(this.#file); // before anything is sealed with it
+  }
+
+  #giveUpOpenPart(): void {
+    if (this.dataEnd) return;
+    const last = this.closedParts.at(-1);
+    const end = last ? last.offset + last.lengthBytes : 0;
+    for (const [index, { offset, lengthBytes }] of this.placed) {
+      if (lengthBytes > 0 && offset >= end) this.placed.delete(index);
+    }
   }
 
   /** The file is complete, tables and header included. */

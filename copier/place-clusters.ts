@@ -7,7 +7,7 @@ export type ClusterSizes = Uint32Array;
 export interface Placement {
   /** Where in the file each cluster lies; 0 for those not stored. */
   offsets: Float64Array;
-  /** From the start to the end of the segment, a multiple of 4096; 0 when all clusters are zero. */
+  /** From the start to the end of the segment, a multiple of the alignment; 0 when all clusters are zero. */
   lengthBytes: number;
 }
 
@@ -15,9 +15,15 @@ export interface Placement {
  * Lays a segment's clusters out in the file. Plain clusters must lie at multiples of the cluster size and go together;
  * compressed ones fill the gap before them, the rest follows. The same sizes at the same start always give the same
  * places: the main thread, the copier thread and the tables all ask here.
- * @param start a multiple of 4096
+ * @param start a multiple of `alignBytes`
+ * @param alignBytes what the segment's length is rounded up to
  */
-export function placeClusters(start: number, sizes: ClusterSizes, clusterBytes: number): Placement {
+export function placeClusters(
+  start: number,
+  sizes: ClusterSizes,
+  clusterBytes: number,
+  alignBytes = WRITE_ALIGNMENT,
+): Placement {
   const offsets = new Float64Array(sizes.length);
   let plain = 0;
   for (const size of sizes) if (size === clusterBytes) plain++;
@@ -41,5 +47,5 @@ export function placeClusters(start: number, sizes: ClusterSizes, clusterBytes: 
     offsets[i] = at;
     at += size;
   }
-  return { offsets, lengthBytes: Math.ceil((at - start) / WRITE_ALIGNMENT) * WRITE_ALIGNMENT };
+  return { offsets, lengthBytes: Math.ceil((at - start) / alignBytes) * alignBytes };
 }

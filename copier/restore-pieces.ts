@@ -71,6 +71,8 @@ export class PieceList {
   #segments = new Uint32Array(64);
   #count = 0;
   #isInOrder = true;
+  /** Of all pieces, as the guest sees them. */
+  lengthBytes = 0;
 
   /** Within a segment the order of adding is kept. */
   add(segment: number, piece: Piece): void {
@@ -81,6 +83,7 @@ export class PieceList {
     const fields = [hostOffset, compressedBytes, innerOffset, lengthBytes, destinationOffset];
     this.#fields.set(fields, this.#count * PIECE_FIELDS);
     this.#count += 1;
+    this.lengthBytes += lengthBytes;
   }
 
   /** The pieces of each segment that has any, by index of the segment. */

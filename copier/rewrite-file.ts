@@ -1,20 +1,27 @@
 import { randomUUID } from 'node:crypto';
+import { ENTRY_BYTES } from '../qcow2/format.ts';
+import { plainLength } from '../repository/age-file.ts';
+import { createAgeHead } from '../repository/age-head.ts';
 import { clusterBatches } from './cluster-batches.ts';
 import { altered } from './chain-source.ts';
 import { completeFile } from './complete-file.ts';
 import type { ChainFile, RewriteOptions, RewriteResult, SegmentSum } from './contract.ts';
 import { describedRuns } from './described-runs.ts';
-import { FileSpace } from './file-space.ts';
+import { NO_NOTES } from './copy-target.ts';
+import { PLAIN_FORM, sealedForm } from './file-form.ts';
+import { FileTarget } from './file-target.ts';
 import { Fingerprint } from './fingerprint.ts';
 import type { FingerprintSegmentTask } from './fingerprint-segment.ts';
 import { inFlight } from './in-flight.ts';
+import { PartTarget } from './part-target.ts';
 import { ProgressThrottle } from './progress-throttle.ts';
 import { openChain, planPieces, type OpenChain, type PlannedFile } from './restore-plan.ts';
 import { followingSegments } from './restore-pieces.ts';
 import type { RewriteSegmentTask, RewrittenSegment, StoredClusters } from './rewrite-segment.ts';
 import { RewrittenClusters } from './rewritten-clusters.ts';
-import type { PlaceQuestion } from './store-clusters.ts';
+import type { StoreQuestion } from './store-clusters.ts';
 import type { ThreadPool } from './thread-pool.ts';
+import { SEGMENT_BYTES } from './thread-task.ts';
 import type { VerifySegmentTask } from './verify-segment.ts';
 
 /**
@@ -34,7 +41,16 @@ export async function rewriteFile(threads: ThreadPool, options: RewriteOptions):
   const own = below === undefined ? undefined : opened.readers.at(-1); // a full leaves nothing to a file beneath
   const zeroRuns = own && (await opened.naming(0, () => describedRuns(own, (kind) => kind === 'zero')));
 
-  const space = new FileSpace(clusterBytes);
+  const { recipient } = options;
+  const key = recipient === undefined ? undefined : await createAgeHead(recipient);
+  const form = key ? sealedForm(key) : PLAIN_FORM;
+  const common = { form, clusterBytes, notes: NO_NOTES, signal };
+  const { sink, compression } = options;
+  const expectedBytes = mostBytes(planned, { clusterBytes, virtualSizeBytes });
+  await using target =
+    sink.kind === 'parts'
+      ? await PartTarget.open({ ...common, sink, expectedBytes, buffers: threads.partBuffers })
+      : new FileTarget({ ...common, sink });
   const clusters = new RewrittenClusters(clusterBytes);
   const expected = new Fingerprint();
   const segments: SegmentSum[] = [];
@@ -44,32 +60,41 @@ export async function rewriteFile(threads: ThreadPool, options: RewriteOptions):
     await options.pace?.ready(either);
     options.pace?.passed(stored);
     if (task) {
-      const { sink, compression } = options;
-      const rewriting: RewriteSegmentTask = { ...task, kind: 'rewrite-segment', copy, sink, compression };
-      const written = await threads.run<RewrittenSegment>(rewriting, {
+      const rewriting: RewriteSegmentTask = {
+        ...task,
+        kind: 'rewrite-segment',
+        copy,
+        sink: target.sink,
+        compression,
+        payloadKey: key?.payloadKey,
+      };
+      const { fingerprint, ...written } = await threads.run<RewrittenSegment>(rewriting, {
         signal: either,
-        onAsk: (question) => space.place((question as PlaceQuestion).sizes).offset,
+        onAsk: (asked) => {
+          const question = asked as StoreQuestion;
+          return question.kind === 'place' ? target.place(question.sizes) : undefined; // there is no later attempt
+        },
       });
+      const sha256 = Buffer.from(written.sha256);
+      target.segmentDone({ ...written, sha256, index: segments.length, readBytes: 0 });
       clusters.add(task.guests, written);
-      expected.add(written.fingerprint);
-      const { offset, lengthBytes, sha256 } = written;
-      options.pace?.passed(lengthBytes);
-      if (lengthBytes > 0) segments.push({ offset, lengthBytes, sha256: Buffer.from(sha256).toString('hex') });
+      expected.add(fingerprint);
+      const [offset, lengthBytes] = [form.storedOffset(written.offset), form.sealedLength(written.lengthBytes)];
+      options.pace?.passed(written.lengthBytes);
+      if (written.lengthBytes > 0) segments.push({ offset, lengthBytes, sha256: sha256.toString('hex') });
     }
     progress.read(stored);
   });
-  const finished = await completeFile(
-    { sink: options.sink, signal, ...(below === undefined ? {} : { backingFileName: below }) },
-    {
-      layout: { clusterBits: Math.log2(clusterBytes), virtualSizeBytes },
-      clusters: clusters.mapped(zeroRuns),
-      hasCompressed: clusters.hasCompressed,
-      space,
-      ...(options.otherThanBytes === undefined ? {} : { otherThanBytes: options.otherThanBytes }),
-    },
-  );
+  const finished = await completeFile(target, {
+    layout: { clusterBits: Math.log2(clusterBytes), virtualSizeBytes },
+    clusters: clusters.mapped(zeroRuns),
+    hasCompressed: clusters.hasCompressed,
+    backingFileName: below,
+    otherThanBytes: options.otherThanBytes,
+  });
   const rewritten: ChainFile = {
-    source: options.sink,
+    encryption: key && { payloadKey: key.payloadKey, plainBytes: plainLength(finished.storedBytes) },
+    source: await options.finish(finished.storedBytes),
     storedBytes: finished.storedBytes,
     segments: [...segments, ...finished.tail].sort((a, b) => a.offset - b.offset),
   };
@@ -78,10 +103,21 @@ export async function rewriteFile(threads: ThreadPool, options: RewriteOptions):
   progress.end();
   return {
     storedBytes: finished.storedBytes,
+    ...(rewritten.encryption ? { plainBytes: rewritten.encryption.plainBytes } : {}),
     segments: rewritten.segments,
     clusterBytes,
     describedBytes: Math.min(virtualSizeBytes, clusters.count * clusterBytes),
   };
+}
+
+/** The new file if nothing can be compressed: what the size of an upload's parts is chosen by. */
+function mostBytes(
+  planned: readonly PlannedFile[],
+  { clusterBytes, virtualSizeBytes }: { clusterBytes: number; virtualSizeBytes: number },
+): number {
+  const plainBytes = planned.reduce((sum, { pieces }) => sum + pieces.lengthBytes, 0);
+  const tableBytes = Math.ceil(virtualSizeBytes / clusterBytes) * ENTRY_BYTES;
+  return plainBytes + tableBytes + SEGMENT_BYTES;
 }
 
 interface SegmentWork {

@@ -2,30 +2,43 @@ import { createHash } from 'node:crypto';
 import type { BlobSinkDescriptor } from '../repository/blob-store.ts';
 import { openSink } from '../repository/sink.ts';
 import { ClusterCompressor } from './cluster-compressor.ts';
-import { placeClusters, type ClusterSizes } from './place-clusters.ts';
+import { CopierError } from './contract.ts';
+import type { SegmentPlace } from './copy-target.ts';
+import { formOf, type FileForm } from './file-form.ts';
+import { placeClusters, WRITE_ALIGNMENT, type ClusterSizes } from './place-clusters.ts';
 import { SEGMENT_BYTES, type ThreadContext } from './thread-task.ts';
 
 /** Where and how a thread stores clusters. */
 export interface StoreClusters {
   /** Names the copy: what is opened for it is kept under this name. */
   copy: string;
-  sink: BlobSinkDescriptor;
+  /** Absent where the bytes go into memory that the main thread names. */
+  sink?: BlobSinkDescriptor | undefined;
   clusterBytes: number;
   compression: 'zstd' | 'none';
+  /** Of an encrypted file. Secret. */
+  payloadKey?: Uint8Array | undefined;
+  /** What an earlier attempt made of the same clusters: it must come out again. */
+  again?: { place: SegmentPlace; sizes: ClusterSizes; sha256: Uint8Array } | undefined;
 }
 
-/** What the task asks once it knows the sizes; the answer is the segment's offset in the file. */
-export interface PlaceQuestion {
-  sizes: ClusterSizes;
-}
+/**
+ * What a task asks. `place`: where a segment goes, once the sizes of its clusters are known; answered by a `SegmentPlace`.
+ * `settled`: that it be noted what will be written, before it is.
+ */
+export type StoreQuestion = { kind: 'place'; sizes: ClusterSizes } | { kind: 'settled'; segment: WrittenSegment };
 
-/** `lengthBytes` is 0 when all clusters were zero. */
+/** Offset and length are of the plain file. `lengthBytes` is 0 when all clusters were zero. */
 export interface WrittenSegment {
   offset: number;
   lengthBytes: number;
+  /** Of the stored bytes. */
   sha256: Uint8Array;
   sizes: ClusterSizes;
 }
+
+/** A sealed segment of clusters of up to 1 MiB, at any place in a page. */
+const SEALED_BYTES = SEGMENT_BYTES + 1024 * 1024;
 
 let zeroes = Buffer.alloc(0);
 const compressors = new Map<number, ClusterCompressor>();
@@ -37,22 +50,72 @@ const compressors = new Map<number, ClusterCompressor>();
 export const segmentMemory = (clusterBytes: number, context: Pick<ThreadContext, 'buffer'>): Buffer =>
   context.buffer(clusterBytes + SEGMENT_BYTES);
 
-/** Compresses, places, hashes and writes clusters; at most `SEGMENT_BYTES` of them. `memory` as `segmentMemory` says. */
+/** Compresses, places, seals, hashes and writes clusters; at most `SEGMENT_BYTES` of them. `memory` as `segmentMemory` says. */
 export async function storeClusters(
   task: StoreClusters,
   memory: Buffer,
   clusters: number,
   context: ThreadContext,
 ): Promise<WrittenSegment> {
-  const { sizes, packed } = measure(task, context, memory.subarray(task.clusterBytes), clusters);
+  const { again, payloadKey } = task;
+  const data = memory.subarray(task.clusterBytes);
+  const { sizes, packed } = again ? repeat(task, again, context, data) : measure(task, context, data, clusters);
   if (sizes.every((size) => size === 0)) return { offset: 0, lengthBytes: 0, sha256: new Uint8Array(32), sizes };
-  const offset = (await context.ask({ sizes } satisfies PlaceQuestion)) as number;
-  const segment = assemble(task, memory, packed, sizes, offset);
-  const sha256 = createHash('sha256').update(segment).digest();
-  const sink = await context.resource(`${task.copy}/sink`, () => openSink(task.sink));
+  const place = again?.place ?? ((await context.ask({ kind: 'place', sizes } satisfies StoreQuestion)) as SegmentPlace);
+  const form = formOf(payloadKey);
+  const plain = assemble(task, memory, packed, sizes, { offset: place.offset, alignBytes: form.alignBytes });
+  const room = roomFor(place, form, plain.length, context);
+  const stored = form.seal(plain, { plainOffset: place.offset, isEnd: false }, room);
+  const sha256 = createHash('sha256').update(stored).digest();
+  if (again && !sha256.equals(again.sha256)) throw notAgain(place.offset);
+  const segment: WrittenSegment = { offset: place.offset, lengthBytes: plain.length, sha256, sizes };
   context.signal.throwIfAborted();
-  await sink.write(offset, segment);
-  return { offset, lengthBytes: segment.length, sha256, sizes };
+  if (place.memory) {
+    if (stored === plain) plain.copy(room);
+    return segment;
+  }
+  const { sink: descriptor } = task;
+  if (!descriptor) throw new Error('a segment has neither memory nor sink');
+  const sink = await context.resource(`${task.copy}/sink`, () => openSink(descriptor));
+  if (form.isSealed && !again) await context.ask({ kind: 'settled', segment } satisfies StoreQuestion);
+  await sink.write(form.storedOffset(place.offset), stored);
+  return segment;
+}
+
+/** Memory for the stored bytes: that of the part, or, for sealed ones, some that lies to pages as the file does. */
+function roomFor(place: SegmentPlace, form: FileForm, plainBytes: number, context: ThreadContext): Buffer {
+  const lengthBytes = form.sealedLength(plainBytes);
+  if (place.memory) return Buffer.from(place.memory.buffer, place.memory.at, lengthBytes);
+  if (!form.isSealed) return Buffer.alloc(0);
+  const at = form.storedOffset(place.offset) % WRITE_ALIGNMENT;
+  return context.buffer(SEALED_BYTES).subarray(at, at + lengthBytes);
+}
+
+const notAgain = (offset: number): CopierError =>
+  new CopierError(
+    'journal-mismatch',
+    `the segment at ${offset} of the file is not what an earlier attempt read from the same frozen disk`,
+  );
+
+/** The clusters as they were stored before. @throws CopierError `journal-mismatch` where they cannot be */
+function repeat(
+  { clusterBytes }: StoreClusters,
+  { sizes, place }: NonNullable<StoreClusters['again']>,
+  context: ThreadContext,
+  data: Buffer,
+): { sizes: ClusterSizes; packed: Buffer | undefined } {
+  const compressor = compressorOf(clusterBytes);
+  const packed = context.buffer(SEGMENT_BYTES + compressor.roomBytes);
+  if (zeroes.length < clusterBytes) zeroes = Buffer.alloc(clusterBytes);
+  let at = 0;
+  for (const [i, size] of sizes.entries()) {
+    const cluster = data.subarray(i * clusterBytes, (i + 1) * clusterBytes);
+    if (size === clusterBytes) continue;
+    const found = size === 0 ? cluster.compare(zeroes, 0, clusterBytes) : compressor.compressAgain(cluster, packed, at);
+    if (found !== size) throw notAgain(place.offset);
+    at += size;
+  }
+  return { sizes, packed };
 }
 
 /** Decides how each cluster is stored. Compressed ones lie in `packed`, one behind the other, in order. */
@@ -89,9 +152,9 @@ function assemble(
   memory: Buffer,
   packed: Buffer | undefined,
   sizes: ClusterSizes,
-  offset: number,
+  { offset, alignBytes }: { offset: number; alignBytes: number },
 ): Buffer {
-  const { offsets, lengthBytes } = placeClusters(offset, sizes, clusterBytes);
+  const { offsets, lengthBytes } = placeClusters(offset, sizes, clusterBytes, alignBytes);
   const firstPlain = sizes.indexOf(clusterBytes);
   // Where in `memory` the segment starts: its first plain cluster lands where the data begins.
   const base = firstPlain < 0 ? clusterBytes : clusterBytes - ((offsets[firstPlain] ?? 0) - offset);

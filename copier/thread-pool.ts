@@ -1,4 +1,5 @@
 import { Worker } from 'node:worker_threads';
+import { PartBuffers } from './part-buffers.ts';
 import { recordError, reviveError } from './thread-errors.ts';
 import { COPIER_HANDLERS } from './thread-handlers.ts';
 import type { FromThread, ThreadData, ToThread } from './thread-messages.ts';
@@ -44,6 +45,8 @@ interface Thread {
  * keep the process alive only while they work.
  */
 export class ThreadPool implements AsyncDisposable {
+  /** Memory that threads fill and this one stores from. */
+  readonly partBuffers = new PartBuffers();
   readonly #size: number;
   readonly #tasksPerThread: number;
   readonly #handlers: Readonly<Record<string, string>>;

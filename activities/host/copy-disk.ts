@@ -3,7 +3,6 @@ import { CopierError } from '../../copier/contract.ts';
 import { BlobStoreError, type BlobStore, type BlobUpload } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { nameOfKey } from '../../repository/layout.ts';
-import { fileSinkOf } from '../../repository/sink.ts';
 import { writeSums } from '../../repository/sums.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupPlan, CopiedDisk, CopyHeartbeat, DiskExport } from '../../schemas/plan.ts';
@@ -53,7 +52,7 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
             source: { ...disk, virtualSizeBytes: planned.virtualSizeBytes },
             ...(planned.parentFile === null ? {} : { backingFileName: nameOfKey(planned.parentFile) }),
             compression: plan.target.compression,
-            sink: fileSinkOf(upload),
+            sink: upload.sink,
             journalPath: captures.journalPath(plan.backupId, disk.target),
             signal,
             pace: await paces.of(store, plan.target.repository.id),

@@ -4,7 +4,6 @@ import type { BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { nameOfKey, rewriteKey, sumsKey } from '../../repository/layout.ts';
 import { readManifest, readStoredManifest } from '../../repository/manifest.ts';
-import { fileSinkOf } from '../../repository/sink.ts';
 import { readSums, writeSums } from '../../repository/sums.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest, ManifestDisk } from '../../schemas/manifest.ts';
@@ -105,18 +104,21 @@ export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites 
       ...(isLayered ? { backingFileName: nameOfKey(disk.backingFile ?? '') } : {}),
       virtualSizeBytes: disk.virtualSizeBytes,
       compression: plan.compression,
-      sink: fileSinkOf(upload),
+      sink: upload.sink,
+      finish: async (totalBytes) => {
+        await upload.finish(totalBytes);
+        return store.source(temporary);
+      },
       otherThanBytes: disk.storedBytes,
       signal,
       pace: await paces.of(store, plan.repository.id),
       onProgress: ({ doneBytes, totalBytes }) => void Object.assign(heartbeat, { copiedBytes: doneBytes, totalBytes }),
     });
     if (below === undefined && storedBytes >= disk.storedBytes) {
-      await upload.abort();
+      await store.deleteBlob(temporary);
       return null;
     }
     const sums = await writeSums(store, temporary, segments);
-    await upload.finish(storedBytes);
     const { replacement: _, ...same } = disk;
     const asFull =
       below === undefined

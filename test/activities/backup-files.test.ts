@@ -16,7 +16,7 @@ import type { BlobStore } from '../../repository/blob-store.ts';
 import { createDirectoryStore } from '../../repository/directory-store.ts';
 import { initRepository } from '../../repository/identity.ts';
 import { sumsKey } from '../../repository/layout.ts';
-import { openSink } from '../../repository/sink.ts';
+import { fileSinkOf, openSink } from '../../repository/sink.ts';
 import type { BackupPlan, CopiedDisk, DiskExport } from '../../schemas/plan.ts';
 import { REPOSITORY_ID } from '../support/blob-store-suite.ts';
 
@@ -69,8 +69,8 @@ function steps() {
       journalPath: () => join(root, '.journal'),
     },
     copier: {
-      copyDisk: async ({ sink: descriptor }: CopyDiskOptions) => {
-        await using sink = await openSink(descriptor);
+      copyDisk: async (options: CopyDiskOptions) => {
+        await using sink = await openSink(fileSinkOf(options));
         await sink.write(0, CONTENT);
         const storedBytes = CONTENT.length;
         return { changedBytes: 0, readBytes: 0, storedBytes, clusterBytes: 65_536, segments: [] };

@@ -44,13 +44,15 @@ async function rewrite(
 ): Promise<{ path: string; result: RewriteResult }> {
   const { below, ...rest } = options;
   const path = `${filePathOf(chain.at(-1)!.source)}.rewritten`;
+  const sink = { kind: 'file', path, blobKey: `${chain.at(-1)!.source.blobKey}.rewritten` } as const;
   await writeFile(path, '');
   const result = await rewriteFile(pool, {
     chain,
     ...(below ? { backingFileName: nameOfKey(below.source.blobKey) } : {}),
     virtualSizeBytes: sizeOf(filePathOf(chain.at(-1)!.source)),
     compression: 'zstd',
-    sink: { kind: 'file', path, blobKey: `${chain.at(-1)!.source.blobKey}.rewritten` },
+    sink,
+    finish: () => Promise.resolve(sink),
     signal,
     ...rest,
   });
@@ -186,13 +188,15 @@ describe('rewriteFile', () => {
     );
     await using faulty = new ThreadPool({ threads: 1, handlers: { ...COPIER_HANDLERS, 'rewrite-segment': handler } });
     const path = folder.file('new.qcow2');
+    const sink = { kind: 'file', path, blobKey: 'new' } as const;
     await writeFile(path, '');
     await expect(
       rewriteFile(faulty, {
         chain,
         virtualSizeBytes: 64 * MIB,
         compression: 'zstd',
-        sink: { kind: 'file', path, blobKey: 'new' },
+        sink,
+        finish: () => Promise.resolve(sink),
         signal,
       }),
     ).rejects.toThrow(/does not read as what it was made from/);
@@ -205,13 +209,15 @@ describe('rewriteFile', () => {
     const { chain } = await makeChain(folder, [{ size: '64M', writes: [`write -s ${random} 0 16M`] }]);
     const stop = new AbortController();
     const path = folder.file('new.qcow2');
+    const sink = { kind: 'file', path, blobKey: 'new' } as const;
     await writeFile(path, '');
     await expect(
       rewriteFile(pool, {
         chain,
         virtualSizeBytes: 64 * MIB,
         compression: 'zstd',
-        sink: { kind: 'file', path, blobKey: 'new' },
+        sink,
+        finish: () => Promise.resolve(sink),
         signal: stop.signal,
         onProgress: () => stop.abort(new Error('enough')),
       }),
