@@ -1,7 +1,6 @@
-import { execFile } from 'node:child_process';
 import { access, constants, open } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
-import { promisify } from 'node:util';
+import { qemuAcceptsKvm } from '../../operations/qemu-accepts-kvm.ts';
 import { fail, ok, warn, type Check } from './check.ts';
 
 const TOOLS = ['qemu-img', 'qemu-nbd'];
@@ -48,27 +47,3 @@ export const checkKvm: Check = async () => {
         ),
       ];
 };
-
-/** QEMU itself is asked: Node has no ioctl. It ends at once, because its monitor's input is at its end. */
-async function qemuAcceptsKvm(): Promise<boolean> {
-  const args = [
-    '-machine',
-    'none',
-    '-accel',
-    'kvm',
-    '-display',
-    'none',
-    '-nodefaults',
-    '-monitor',
-    'none',
-    '-qmp',
-    'stdio',
-    '-S',
-  ];
-  const asked = promisify(execFile)('qemu-system-x86_64', args, { timeout: 5_000, killSignal: 'SIGKILL' });
-  asked.child.stdin?.end('{"execute":"qmp_capabilities"}\n{"execute":"quit"}\n');
-  return await asked.then(
-    () => true,
-    (error: unknown) => error instanceof Error && 'code' in error && error.code === 'ENOENT',
-  );
-}
