@@ -12,6 +12,10 @@ const borders = {
   nbd: [noTemporal, noBackups],
   qcow2: [noTemporal, noBackups],
   repository: [noTemporal, noBackups],
+  files: [
+    noTemporal,
+    { group: ['**/catalog/**', '**/libvirt/**'], message: 'Files are read out of a repository alone.' },
+  ],
   copier: [noTemporal, { group: ['**/activities/**', '**/catalog/**'], message: 'The copier serves activities.' }],
   catalog: [noTemporal, { group: ['**/activities/**', '**/copier/**'], message: 'The catalog serves activities.' }],
   standalone: [noTemporal, { group: ['**/catalog/**'], message: 'Works when the catalog and Temporal are lost.' }],

@@ -60,6 +60,10 @@ export const FAILURES = {
   DiskNotAttachable: { retryable: false }, // libvirt refuses the disk, or the VM has no place for it
   DestinationExists: { retryable: false },
   DestinationFull: { retryable: false },
+  FilesToolMissing: { retryable: false }, // libguestfs, or a kernel for its small VM
+  FilesNotReadable: { retryable: false }, // libguestfs cannot read a file system of the backup
+  FileSystemNotFound: { retryable: false },
+  FileNotFound: { retryable: false },
   TimeLimitReached: { retryable: false },
   OfferingNotFound: { retryable: false },
   OfferingNotKeepable: { retryable: false },

@@ -16,7 +16,11 @@ const ANSWER_WITHIN_MS = 10_000;
  * and nothing else: no other backing file, no file of external data.
  * @throws HoldfastError IntegrityMismatch, with the file's name
  */
-export async function chainForQemu(store: BlobStore, chain: ManifestChain, disk: DiskToRestore): Promise<string[]> {
+export async function chainForQemu(
+  store: BlobStore,
+  chain: ManifestChain,
+  disk: Pick<DiskToRestore, 'chain'>,
+): Promise<string[]> {
   const paths: string[] = [];
   for (const link of disk.chain) {
     const stored = diskOfFile(chain, link);

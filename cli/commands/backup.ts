@@ -15,6 +15,7 @@ import { listFrom, showFrom } from './backup-from.ts';
 import { backupTable, backupText } from './backup-text.ts';
 import { addCompressCommand } from './compress.ts';
 import { addDeleteCommand } from './delete.ts';
+import { addFilesCommand } from './files.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
 import { parseWhole } from './offering.ts';
 import { addValidateCommand, validationText } from './validate.ts';
@@ -116,6 +117,7 @@ export function addBackupCommands(program: Command): void {
   addCompressCommand(backup);
   addValidateCommand(backup);
   addPinCommands(backup);
+  addFilesCommand(backup);
   backup
     .command('show')
     .description('show one backup: its disks, why each was copied in full, and how it came about')

@@ -1,5 +1,6 @@
 import { access, constants, open } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
+import { hasKernel, INSTALL_HINT, KERNEL_HINT } from '../../files/guestfish.ts';
 import { qemuAcceptsKvm } from '../../operations/qemu-accepts-kvm.ts';
 import { fail, ok, warn, type Check } from './check.ts';
 
@@ -23,6 +24,15 @@ async function onPath(tool: string): Promise<boolean> {
   }
   return false;
 }
+
+/** What `backup files` reads file systems with. Backups and restores do without. */
+export const checkFiles: Check = async () => {
+  if (!(await onPath('guestfish'))) {
+    return [warn('files', `guestfish is not on the PATH, which only backup files needs; ${INSTALL_HINT}`)];
+  }
+  if (await hasKernel()) return [ok('files', 'guestfish, with a kernel for its small VM')];
+  return [warn('files', `libguestfs finds no kernel that you may read, which backup files needs; ${KERNEL_HINT}`)];
+};
 
 /** A /dev/kvm that is there but does not work makes libvirt probe QEMU for a minute at every define. */
 export const checkKvm: Check = async () => {

@@ -2,7 +2,7 @@ import { checkAgents } from './check-agents.ts';
 import { checkAppArmor } from './check-apparmor.ts';
 import { checkClock } from './check-clock.ts';
 import { checkVersions } from './check-libvirt.ts';
-import { checkKvm, checkTools } from './check-machine.ts';
+import { checkFiles, checkKvm, checkTools } from './check-machine.ts';
 import { checkSocket, checkUser } from './check-socket.ts';
 import { checkRepositories, checkScratch } from './check-space.ts';
 import { checkTemporal } from './check-temporal.ts';
@@ -14,6 +14,7 @@ const CHECKS: Record<string, Check> = {
   libvirt: checkVersions,
   agents: checkAgents,
   tools: checkTools,
+  files: checkFiles,
   kvm: checkKvm,
   apparmor: checkAppArmor,
   scratch: checkScratch,
