@@ -23,6 +23,9 @@ export async function openStored(descriptor: BlobSourceDescriptor): Promise<Blob
   }
 }
 
+/** Whether it is read over a network, where several reads at once hide how long each one takes. */
+export const isRemote = (source: BlobSourceDescriptor): boolean => source.kind === 's3';
+
 /** An integrity failure that names the blob. */
 export const altered = (blobKey: string, what: string, cause?: unknown): CopierError =>
   new CopierError('integrity', `${blobKey}: ${what}`, { file: blobKey, ...(cause === undefined ? {} : { cause }) });

@@ -284,7 +284,7 @@ async function copySegments(threads: ThreadPool, options: CopyDiskOptions, copy:
     }
   }
   // As many at once as the threads take; with several disks the pool's queue treats them alike.
-  const lanes = Array.from({ length: threads.capacity }, () =>
+  const lanes = Array.from({ length: threads.capacity() }, () =>
     copyNext().catch((error: unknown) => {
       stop.abort(error);
       throw error;

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { encodeHeader } from '../qcow2/header.ts';
 import type { Qcow2Layout } from '../qcow2/format.ts';
 import { encodeTables } from '../qcow2/tables.ts';
+import { isRemote } from './chain-source.ts';
 import type { RestoreDiskOptions, RestoreResult } from './contract.ts';
 import { checkSpace, createDestination, openDestination, removeDestination, syncDestination } from './destination.ts';
 import { inFlight } from './in-flight.ts';
@@ -41,7 +42,8 @@ export async function restoreDisk(threads: ThreadPool, options: RestoreDiskOptio
     onProgress?.({ verifiedBytes, totalBytes });
   };
   try {
-    await writeData(threads, tasksOf(planned, layout, destination.path), signal, progress);
+    const limit = threads.capacity({ isRemote: chain.some(({ source }) => isRemote(source)) }) + 2;
+    await writeData(threads, tasksOf(planned, layout, destination.path), { limit, signal, progress });
     const tableBytes =
       layout instanceof PlainQcow2Layout ? await writeTables(destination.path, layout, shape, signal) : 0;
     signal.throwIfAborted();
@@ -58,18 +60,17 @@ type SegmentTask = { task: RestoreSegmentTask | VerifySegmentTask | undefined; l
 async function writeData(
   threads: ThreadPool,
   tasks: (resources: string) => Iterable<SegmentTask>,
-  signal: AbortSignal,
-  progress: (lengthBytes: number) => void,
+  { limit, signal, progress }: { limit: number; signal: AbortSignal; progress: (lengthBytes: number) => void },
 ): Promise<void> {
   const resources = `restore:${randomUUID()}:`;
   const stopped = new AbortController();
   const either = AbortSignal.any([signal, stopped.signal]);
   try {
     await inFlight(tasks(resources), {
-      limit: threads.capacity + 2,
+      limit,
       stop: (reason) => stopped.abort(reason),
       work: async ({ task, lengthBytes }) => {
-        if (task) await threads.run(task, { signal: either });
+        if (task) await threads.run(task, { signal: either, isRemote: isRemote(task.source) });
         progress(lengthBytes);
       },
     });

@@ -3,7 +3,7 @@ import { ENTRY_BYTES } from '../qcow2/format.ts';
 import { plainLength } from '../repository/age-file.ts';
 import { createAgeHead } from '../repository/age-head.ts';
 import { clusterBatches } from './cluster-batches.ts';
-import { altered } from './chain-source.ts';
+import { altered, isRemote } from './chain-source.ts';
 import { completeFile } from './complete-file.ts';
 import type { ChainFile, RewriteOptions, RewriteResult, SegmentSum } from './contract.ts';
 import { describedRuns } from './described-runs.ts';
@@ -56,7 +56,8 @@ export async function rewriteFile(threads: ThreadPool, options: RewriteOptions):
   const segments: SegmentSum[] = [];
   const copy = `rewrite:${randomUUID()}`;
   const tasks = clusterTasks(planned, { clusterBytes, ends });
-  await runAll(threads, { name: copy, tasks, signal }, async ({ clusters: task, stored }, either) => {
+  const far = chain.some(({ source }) => isRemote(source));
+  await runAll(threads, { name: copy, tasks, isRemote: far, signal }, async ({ clusters: task, stored }, either) => {
     await options.pace?.ready(either);
     options.pace?.passed(stored);
     if (task) {
@@ -70,6 +71,7 @@ export async function rewriteFile(threads: ThreadPool, options: RewriteOptions):
       };
       const { fingerprint, ...written } = await threads.run<RewrittenSegment>(rewriting, {
         signal: either,
+        isRemote: far,
         onAsk: (asked) => {
           const question = asked as StoreQuestion;
           return question.kind === 'place' ? target.place(question.sizes) : undefined; // there is no later attempt
@@ -167,14 +169,14 @@ function* clusterTasks(
 
 async function runAll<T>(
   threads: ThreadPool,
-  { name, tasks, signal }: { name: string; tasks: Iterable<T>; signal: AbortSignal },
+  { name, tasks, isRemote, signal }: { name: string; tasks: Iterable<T>; isRemote: boolean; signal: AbortSignal },
   work: (task: T, signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
   const stopped = new AbortController();
   const either = AbortSignal.any([signal, stopped.signal]);
   try {
     await inFlight(tasks, {
-      limit: threads.capacity + 2,
+      limit: threads.capacity({ isRemote }) + 2,
       stop: (reason) => stopped.abort(reason),
       work: (task) => work(task, either),
     });
@@ -201,18 +203,22 @@ async function compare(
   const name = `compare:${randomUUID()}`;
   const actual = new Fingerprint();
   const tasks = clusterTasks(planned, { clusterBytes, ends: [virtualSizeBytes] });
-  await runAll(threads, { name, tasks, signal }, async ({ clusters, segment, stored, isVerified }, either) => {
-    await options.pace?.ready(either);
-    options.pace?.passed(stored);
-    if (clusters) {
-      const task: FingerprintSegmentTask = { ...clusters, kind: 'fingerprint-segment', name };
-      actual.add(await threads.run<Uint8Array>(task, { signal: either }));
-    } else if (!isVerified) {
-      const task: VerifySegmentTask = { kind: 'verify-segment', source, segment, resources: `${name}/` };
-      await threads.run(task, { signal: either });
-    }
-    progress.compared(stored, rewritten.storedBytes);
-  });
+  await runAll(
+    threads,
+    { name, tasks, isRemote: isRemote(source), signal },
+    async ({ clusters, segment, stored, isVerified }, either) => {
+      await options.pace?.ready(either);
+      options.pace?.passed(stored);
+      if (clusters) {
+        const task: FingerprintSegmentTask = { ...clusters, kind: 'fingerprint-segment', name };
+        actual.add(await threads.run<Uint8Array>(task, { signal: either, isRemote: isRemote(source) }));
+      } else if (!isVerified) {
+        const task: VerifySegmentTask = { kind: 'verify-segment', source, segment, resources: `${name}/` };
+        await threads.run(task, { signal: either, isRemote: isRemote(source) });
+      }
+      progress.compared(stored, rewritten.storedBytes);
+    },
+  );
   if (!actual.equals(expected)) {
     throw altered(source.blobKey, 'what was written does not read as what it was made from; the former file stays');
   }

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { checkSegments, checkSize, openStored } from './chain-source.ts';
+import { checkSegments, checkSize, isRemote, openStored } from './chain-source.ts';
 import type { ChainFile } from './contract.ts';
 import { inFlight } from './in-flight.ts';
 import type { Pace } from './pace.ts';
@@ -26,13 +26,13 @@ export async function verifyFile(
   let verifiedBytes = 0;
   try {
     await inFlight(file.segments, {
-      limit: threads.capacity + 2,
+      limit: threads.capacity({ isRemote: isRemote(file.source) }) + 2,
       stop: (reason) => stopped.abort(reason),
       work: async (segment) => {
         const task: VerifySegmentTask = { kind: 'verify-segment', source: file.source, segment, resources };
         await pace?.ready(either);
         pace?.passed(segment.lengthBytes);
-        await threads.run(task, { signal: either });
+        await threads.run(task, { signal: either, isRemote: isRemote(file.source) });
         verifiedBytes += segment.lengthBytes;
         onProgress?.(verifiedBytes);
       },

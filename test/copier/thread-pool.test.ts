@@ -35,6 +35,21 @@ describe('ThreadPool', () => {
     expect(most).toBeLessThanOrEqual(2);
   });
 
+  it('takes more tasks that read from another machine, beside the others', async () => {
+    await using pool = new ThreadPool({ threads: 1, tasksPerThread: 2, remoteTasksPerThread: 5, handlers });
+    const most = { near: 0, far: 0 };
+    const now = { near: 0, far: 0 };
+    const one = async (kind: 'near' | 'far') => {
+      const onAsk = () => (most[kind] = Math.max(most[kind], ++now[kind]));
+      await pool.run(odd('sleep'), { ...never, isRemote: kind === 'far', onAsk });
+      now[kind]--;
+    };
+    const kinds = (['far', 'far', 'near'] as const).flatMap((kind) => Array<'near' | 'far'>(5).fill(kind));
+    await Promise.all(kinds.map(one));
+    expect(most).toEqual({ near: 2, far: 5 });
+    expect([pool.capacity(), pool.capacity({ isRemote: true })]).toEqual([2, 5]);
+  });
+
   it('lets a task ask the main thread', async () => {
     await using pool = new ThreadPool({ threads: 1, handlers });
     const onAsk = async (question: unknown) => Number(question) * 10;
