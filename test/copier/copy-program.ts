@@ -2,12 +2,22 @@
 import { readFileSync } from 'node:fs';
 import { createCopierPool } from '../../copier/pool.ts';
 import type { CopyDiskOptions } from '../../copier/contract.ts';
+import { openBlobStore } from '../../repository/open-repository.ts';
+import type { RepositoryLocation } from '../../schemas/repository.ts';
 
-const options = JSON.parse(process.argv[2] ?? '') as
-  Omit<CopyDiskOptions, 'signal'> | Omit<CopyDiskOptions, 'signal'>[];
+type Copy = Omit<CopyDiskOptions, 'signal'> & {
+  /** An upload that was begun, in place of `sink`. */
+  upload?: { place: RepositoryLocation; key: string; token: string };
+};
+
+const copies = [JSON.parse(process.argv[2] ?? '') as Copy | Copy[]].flat();
 await using pool = createCopierPool();
+const { signal } = new AbortController();
 const results = await Promise.all(
-  [options].flat().map((one) => pool.copyDisk({ ...one, signal: new AbortController().signal })),
+  copies.map(async ({ upload, ...copy }) => {
+    const resumed = upload && (await openBlobStore(upload.place).resumeUpload(upload.key, upload.token));
+    return await pool.copyDisk({ ...copy, ...(resumed ? { sink: resumed.sink } : {}), signal });
+  }),
 );
 // Not `maxRSS` of getrusage: that starts with the memory of the process that started this one.
 const peakKiB = /VmHWM:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'latin1'))?.[1];
