@@ -57,10 +57,10 @@ export const createStrayFiles = ({ openStore }: HostDependencies) => ({
       const store = openStore(repository.location);
       await openRepository(store, repository);
       let removed = 0;
-      for (const { key, sizeBytes, modifiedMs } of await straysOf(store, vmUuid)) {
-        const asked = strays.find((stray) => stray.key === key);
+      for (const { key, sizeBytes, modifiedMs, isUpload } of await straysOf(store, vmUuid)) {
+        const asked = strays.find((stray) => stray.key === key && stray.isUpload === isUpload);
         if (asked?.sizeBytes !== sizeBytes || asked.modifiedMs !== modifiedMs) continue;
-        await store.deleteBlob(key);
+        await (isUpload ? store.discardUploads(key) : store.deleteBlob(key));
         removed += 1;
       }
       return removed;
@@ -79,7 +79,9 @@ async function straysOf(store: BlobStore, vmUuid: string): Promise<StrayFile[]> 
   const strays: StrayFile[] = [];
   for (const isUpload of [false, true]) {
     for await (const file of isUpload ? store.listUploads(vmFolder(vmUuid)) : store.listBlobs(vmFolder(vmUuid))) {
-      if (named.has(file.key) || !isBackupFile(file.key)) continue;
+      if (!isBackupFile(file.key)) continue;
+      // In a bucket, a file that a manifest names may have an upload beside it: of a move that was cut off.
+      if (named.has(file.key) && !(isUpload && (await store.statBlob(file.key)))) continue;
       const ageSeconds = Math.floor((Date.now() - file.modifiedMs) / 1000);
       strays.push({ vmUuid, ...file, ageSeconds, isUpload });
     }

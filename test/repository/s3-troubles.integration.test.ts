@@ -195,7 +195,7 @@ describe.skipIf(missing !== undefined)(missing ?? 'S3 in trouble', () => {
     proxy.onRequest = ({ method }) => {
       if (method !== 'PUT') return undefined;
       stalled.resolve(undefined);
-      return { kind: 'stall', bodyBytes: 0 };
+      return { kind: 'hold' };
     };
     const stop = new AbortController();
     const putting = (sink as PartSink).putPart(1, Buffer.alloc(10), { signal: stop.signal });

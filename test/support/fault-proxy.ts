@@ -4,13 +4,15 @@ import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 
 /**
- * What happens to a request. `answer` is a made-up answer of a server, sent without asking the one behind; `reset` ends the connection
+ * What happens to a request. `answer` is a made-up answer of a server, sent without asking the one behind; `hold` takes
+ * the request and never answers; `reset` ends the connection
  * after the request has come; `truncate` passes the answer on and ends it after so many bytes of its body; `stall` passes
  * that much on, then nothing, with the connection open.
  */
 export type Fault =
   | { kind: 'answer'; status: number; code: string; message?: string; headers?: Record<string, string> }
   | { kind: 'reset' }
+  | { kind: 'hold' }
   | { kind: 'truncate'; bodyBytes: number }
   | { kind: 'stall'; bodyBytes: number };
 
@@ -65,11 +67,20 @@ export async function startFaultProxy(target: { port: number }): Promise<FaultPr
       outgoing.socket?.resetAndDestroy();
       return;
     }
+    if (fault?.kind === 'hold') {
+      incoming.resume();
+      return;
+    }
     const { method, url: path, headers } = incoming;
     const passed = request({ host: '127.0.0.1', port: target.port, method, path, headers, agent: false });
     passed.on('error', () => outgoing.destroy());
     incoming.pipe(passed);
     const [answer] = (await once(passed, 'response')) as [IncomingMessage];
+    if (fault?.kind === 'truncate' && fault.bodyBytes === 0) {
+      outgoing.destroy();
+      passed.destroy();
+      return;
+    }
     outgoing.writeHead(answer.statusCode ?? 502, answer.headers);
     let leftBytes = fault === undefined ? Infinity : fault.bodyBytes;
     for await (const chunk of answer as AsyncIterable<Buffer>) {

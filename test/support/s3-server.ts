@@ -17,6 +17,8 @@ export interface S3Server extends AsyncDisposable {
   readonly endpoint: string;
   readonly port: number;
   readonly pid: number;
+  /** Of versitygw: the folder whose subfolders are buckets, with each object as a file under its key. */
+  readonly dataDir: string;
   /** An INI file with the server's keys, as `--credentials-file` takes it. */
   readonly credentialsFile: string;
   readonly keys: { accessKeyId: string; secretAccessKey: string };
@@ -62,7 +64,9 @@ export async function startS3Server(
         if (server.pid !== undefined && isRunning(server.pid)) await endProcess(server.pid);
       };
       const said = await answers(server, `${tls ? 'https' : 'http'}://127.0.0.1:${port}`);
-      if (said === undefined) return s3Server({ port, pid: server.pid!, keys, credentialsFile, tls }, stop, folder);
+      if (said === undefined) {
+        return s3Server({ port, pid: server.pid!, dataDir: data, keys, credentialsFile, tls }, stop, folder);
+      }
       await stop();
       if (attempt === PORT_ATTEMPTS) throw new Error(`${kind} does not start: ${said}`);
     }
