@@ -1,4 +1,4 @@
-import type { S3Place } from '../schemas/repository.ts';
+import type { Immutability, S3Place } from '../schemas/repository.ts';
 
 /**
  * What a repository needs from the place that keeps its bytes. A directory and an S3 bucket both fulfil it, so it has
@@ -40,6 +40,27 @@ export interface BlobStore {
   source(key: string): BlobSourceDescriptor;
   /** Bytes that may still be stored; undefined where the place does not tell. */
   freeSpaceBytes(): Promise<number | undefined>;
+  /**
+   * Absent where the place has none. Of a locked blob `deleteBlob`, and `moveBlob` to its key, are refused with `locked`; one
+   * that `putBlob` replaces stays locked, the former content behind it.
+   */
+  readonly locks?: BlobLocks;
+}
+
+/** A blob that cannot be removed or replaced by other content before a time, whoever asks: see `immutability`. */
+export interface BlobLock {
+  mode: Immutability['mode'];
+  /** Milliseconds since 1970. */
+  untilMs: number;
+}
+
+export interface BlobLocks {
+  /** Why nothing can be locked here, with the remedy; undefined when it can. */
+  problem(): Promise<string | undefined>;
+  /** Keeps a blob for so long at least; a longer lock stays. @throws BlobStoreError `not-found` */
+  lock(key: string, lock: BlobLock): Promise<void>;
+  /** undefined: nothing keeps it. */
+  lockedUntilMs(key: string): Promise<number | undefined>;
 }
 
 export interface BlobInfo {

@@ -4,18 +4,23 @@ import {
   CopyObjectCommand,
   CreateMultipartUploadCommand,
   DeleteObjectCommand,
+  GetBucketVersioningCommand,
   GetObjectCommand,
+  GetObjectLockConfigurationCommand,
   HeadObjectCommand,
+  ListObjectVersionsCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
   ListPartsCommand,
   PutObjectCommand,
+  PutObjectRetentionCommand,
   S3Client,
   UploadPartCopyCommand,
+  type HeadObjectCommandOutput,
 } from '@aws-sdk/client-s3';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
 import { createHash } from 'node:crypto';
-import { BlobStoreError } from './blob-store.ts';
+import { BlobStoreError, type BlobLock } from './blob-store.ts';
 import type { S3Connection } from './s3-connection.ts';
 import { s3Error, troubleOf } from './s3-errors.ts';
 
@@ -31,6 +36,9 @@ export interface StoredObject {
   objectKey: string;
   sizeBytes: number;
   modifiedMs: number;
+  /** Absent where the bucket keeps no versions. */
+  versionId?: string;
+  lock?: BlobLock;
 }
 
 export interface BegunUpload {
@@ -107,6 +115,9 @@ export function controlOf(connection: S3Connection) {
         objectKey: Key,
         sizeBytes: found.ContentLength ?? 0,
         modifiedMs: found.LastModified?.getTime() ?? 0,
+        // "null" is the version of what was stored before the bucket kept any.
+        ...(found.VersionId === undefined || found.VersionId === 'null' ? {} : { versionId: found.VersionId }),
+        ...lockIn(found),
       };
     },
 
@@ -127,7 +138,13 @@ export function controlOf(connection: S3Connection) {
       throw s3Error(place, act, { code: 'ECONNRESET', message });
     },
 
-    async put(act: Act, Key: string, content: Uint8Array, options: { ifAbsent: boolean }): Promise<void> {
+    async put(
+      act: Act,
+      Key: string,
+      content: Uint8Array,
+      options: { ifAbsent: boolean; lock?: BlobLock | undefined },
+    ): Promise<void> {
+      const { lock } = options;
       const input = {
         Bucket,
         Key,
@@ -135,12 +152,53 @@ export function controlOf(connection: S3Connection) {
         ContentLength: content.length,
         ChecksumSHA256: createHash('sha256').update(content).digest('base64'),
         ...(options.ifAbsent ? { IfNoneMatch: '*' } : {}),
+        ...(lock === undefined
+          ? {}
+          : { ObjectLockMode: modeOf(lock), ObjectLockRetainUntilDate: new Date(lock.untilMs) }),
       };
       await asked(act, client.send(new PutObjectCommand(input)));
     },
 
-    async delete(act: Act, Key: string): Promise<void> {
-      await asked(act, client.send(new DeleteObjectCommand({ Bucket, Key })));
+    /** Without a version, a bucket that keeps versions only hides the object. */
+    async delete(act: Act, Key: string, VersionId?: string): Promise<void> {
+      const version = VersionId === undefined ? {} : { VersionId };
+      await asked(act, client.send(new DeleteObjectCommand({ Bucket, Key, ...version })));
+    },
+
+    /** Ids of all versions of an object, markers of its removal included. */
+    async *versions(act: Act, Key: string): AsyncGenerator<string> {
+      for (let markers: { KeyMarker?: string; VersionIdMarker?: string } = {}; ;) {
+        const page = await asked(act, client.send(new ListObjectVersionsCommand({ Bucket, Prefix: Key, ...markers })));
+        for (const version of [...(page.Versions ?? []), ...(page.DeleteMarkers ?? [])]) {
+          if (version.Key === Key && version.VersionId !== undefined) yield version.VersionId;
+        }
+        if (page.IsTruncated !== true || page.NextKeyMarker !== Key) return;
+        markers = {
+          KeyMarker: page.NextKeyMarker,
+          ...(page.NextVersionIdMarker ? { VersionIdMarker: page.NextVersionIdMarker } : {}),
+        };
+      }
+    },
+
+    async setLock(act: Act, Key: string, lock: BlobLock): Promise<void> {
+      const Retention = { Mode: modeOf(lock), RetainUntilDate: new Date(lock.untilMs) };
+      const digest = { ChecksumAlgorithm: 'SHA256' } as const; // servers want one of this request
+      await asked(act, client.send(new PutObjectRetentionCommand({ Bucket, Key, Retention, ...digest })));
+    },
+
+    /** What the bucket can do. */
+    async lockSupport(act: Act): Promise<{ objectLock: boolean; versioning: boolean }> {
+      const configuration = client.send(new GetObjectLockConfigurationCommand({ Bucket }));
+      const objectLock = await configuration.then(
+        ({ ObjectLockConfiguration: found }) => found?.ObjectLockEnabled === 'Enabled',
+        (error: unknown) => {
+          const trouble = troubleOf(error);
+          if (/ObjectLockConfiguration/.test(trouble.code)) return false; // there is none
+          throw s3Error(place, act, trouble, error);
+        },
+      );
+      const { Status } = await asked(act, client.send(new GetBucketVersioningCommand({ Bucket })));
+      return { objectLock, versioning: Status === 'Enabled' };
     },
 
     async *list(act: Act, Prefix: string): AsyncGenerator<StoredObject> {
@@ -253,6 +311,14 @@ export function controlOf(connection: S3Connection) {
   };
 }
 export type S3Control = ReturnType<typeof controlOf>;
+
+const modeOf = ({ mode }: BlobLock): 'COMPLIANCE' | 'GOVERNANCE' => (mode === 'compliance' ? 'COMPLIANCE' : 'GOVERNANCE');
+
+function lockIn(found: HeadObjectCommandOutput): { lock?: BlobLock } {
+  const { ObjectLockMode: mode, ObjectLockRetainUntilDate: until } = found;
+  if (mode === undefined || until === undefined) return {};
+  return { lock: { mode: mode === 'COMPLIANCE' ? 'compliance' : 'governance', untilMs: until.getTime() } };
+}
 
 const triesOf = (error: unknown): number =>
   (error as { $metadata?: { attempts?: number } } | undefined)?.$metadata?.attempts ?? 1;

@@ -6,6 +6,7 @@ import { checkKey } from './layout.ts';
 import { connectionTo } from './s3-connection.ts';
 import type { BegunUpload, S3Control, StoredObject } from './s3-control.ts';
 import { blobKeyOf, objectKeyOf, objectPrefixOf } from './s3-keys.ts';
+import { lockOf, removeObject, requireNotLocked, s3Locks } from './s3-locks.ts';
 import { s3Upload, unlessGone } from './s3-upload.ts';
 
 const DEFAULT_MAX_BYTES = 16 * 1024 * 1024;
@@ -93,7 +94,8 @@ export function createS3Store(place: S3Place): BlobStore {
       const server = await control();
       const act = { act: `write ${key}`, key };
       if (replace) {
-        await server.put(act, objectKey, content, { ifAbsent: false });
+        const former = await server.head(act, objectKey).catch(unlessGone);
+        await server.put(act, objectKey, content, { ifAbsent: false, lock: lockOf(former) });
         return;
       }
       const isSame = async (): Promise<boolean> => {
@@ -155,7 +157,7 @@ export function createS3Store(place: S3Place): BlobStore {
     async deleteBlob(key) {
       const objectKey = objectKeyOf(place, key);
       await discardUploads(key);
-      await (await control()).delete({ act: `delete ${key}`, key }, objectKey).catch(unlessGone);
+      await removeObject(await control(), { act: `delete ${key}`, key }, objectKey);
     },
 
     async moveBlob(from, to) {
@@ -166,14 +168,17 @@ export function createS3Store(place: S3Place): BlobStore {
       if (found === undefined) {
         throw new BlobStoreError('not-found', `${name}: ${from} is not there`, { key: from });
       }
+      requireNotLocked(await stat(to), act);
       if (found.sizeBytes <= MAX_COPY_BYTES) await server.copy(act, source, target);
       else await copyInParts(server, act, { source, target, sizeBytes: found.sizeBytes });
-      await server.delete({ act: `delete ${from}`, key: from }, source).catch(unlessGone);
+      await removeObject(server, { act: `delete ${from}`, key: from }, source);
     },
 
     source: (key) => ({ kind: 's3', place, blobKey: checkKey(key) }),
 
     freeSpaceBytes: () => Promise.resolve(undefined),
+
+    locks: s3Locks(control, (key) => objectKeyOf(place, key)),
   };
 }
 

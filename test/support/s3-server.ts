@@ -22,8 +22,8 @@ export interface S3Server extends AsyncDisposable {
   /** An INI file with the server's keys, as `--credentials-file` takes it. */
   readonly credentialsFile: string;
   readonly keys: { accessKeyId: string; secretAccessKey: string };
-  /** A new, empty bucket on it, with a prefix. */
-  newPlace(prefix?: string): Promise<S3Place>;
+  /** A new, empty bucket on it, with a prefix. `objectLock`: one that can lock objects. */
+  newPlace(prefix?: string, options?: { objectLock?: boolean }): Promise<S3Place>;
 }
 
 const TOOLS = join(import.meta.dirname, '..', '..', '.tools', 'bin');
@@ -36,10 +36,11 @@ export const missingS3Server = (kind: S3ServerKind): string | undefined =>
 /**
  * Listens on 127.0.0.1 on a free port. Its process ends with this one, or when disposed of, and its data with it.
  * @param tls speak https, with this certificate and key
+ * @param versions versitygw: keep versions of objects, where a bucket wants them; minio always does
  */
 export async function startS3Server(
   kind: S3ServerKind,
-  { tls }: { tls?: { certificate: string; key: string } } = {},
+  { tls, versions }: { tls?: { certificate: string; key: string }; versions?: boolean } = {},
 ): Promise<S3Server> {
   const missing = missingS3Server(kind);
   if (missing !== undefined) throw new Error(missing);
@@ -54,9 +55,12 @@ export async function startS3Server(
     );
     const data = join(folder.path, 'data');
     await mkdir(data);
+    const versionsDir = versions === true ? join(folder.path, 'versions') : undefined;
+    if (versionsDir !== undefined) await mkdir(versionsDir);
     for (let attempt = 1; ; attempt += 1) {
       const port = await freePort();
-      const server = kind === 'minio' ? startMinio(data, port, keys) : startVersitygw(data, port, { keys, tls });
+      const server =
+        kind === 'minio' ? startMinio(data, port, keys) : startVersitygw(data, port, { keys, tls, versionsDir });
       const endWithUs = (): boolean => server.kill('SIGKILL');
       process.once('exit', endWithUs);
       const stop = async (): Promise<void> => {
@@ -89,10 +93,10 @@ function s3Server(
   return {
     ...made,
     endpoint,
-    async newPlace(prefix = 'back/ups') {
+    async newPlace(prefix = 'back/ups', { objectLock = false } = {}) {
       const bucket = `bucket-${++buckets}`; // made by the server: versitygw knows no owner of a folder made beside it
       const plain = tls ? await plainClient(endpoint, tls.certificate, keys) : clientOf(endpoint, keys);
-      await plain.send(new CreateBucketCommand({ Bucket: bucket }));
+      await plain.send(new CreateBucketCommand({ Bucket: bucket, ObjectLockEnabledForBucket: objectLock }));
       plain.destroy();
       return s3Place.parse({
         kind: 's3',
@@ -125,7 +129,15 @@ async function plainClient(endpoint: string, caFile: string, credentials: S3Serv
 function startVersitygw(
   data: string,
   port: number,
-  { keys, tls }: { keys: S3Server['keys']; tls: { certificate: string; key: string } | undefined },
+  {
+    keys,
+    tls,
+    versionsDir,
+  }: {
+    keys: S3Server['keys'];
+    tls: { certificate: string; key: string } | undefined;
+    versionsDir: string | undefined;
+  },
 ): ChildProcess {
   return spawn(
     join(TOOLS, 'versitygw'),
@@ -134,6 +146,7 @@ function startVersitygw(
       ...['--port', `127.0.0.1:${port}`],
       ...(tls ? ['--cert', tls.certificate, '--key', tls.key] : []),
       'posix',
+      ...(versionsDir === undefined ? [] : ['--versioning-dir', versionsDir]),
       data,
     ],
     {
