@@ -1,10 +1,11 @@
 import { openRepository } from '../../repository/identity.ts';
-import { rewriterOf, sumsKey, validationKeys } from '../../repository/layout.ts';
+import { manifestKey, rewriterOf, sumsKey, validationKeys } from '../../repository/layout.ts';
 import { deleteManifest, filesNamedBy, listStoredManifests, readStoredManifest } from '../../repository/manifest.ts';
 import { RepositoryError } from '../../repository/repository-error.ts';
 import { BlobStoreError, type BlobStore } from '../../repository/blob-store.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupTarget } from '../../schemas/plan.ts';
+import { requireUnlocked } from './lock-backup.ts';
 import { withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { readCompleted } from './publish-backup.ts';
@@ -21,7 +22,7 @@ export const createDeleteFiles = ({ openStore }: HostDependencies) => ({
 
   /**
    * Withdraws a backup: its manifest first, so that nobody finds half a backup, then its files. Repeatable.
-   * @throws BackupNotDeletable when a manifest that the catalog does not know is built on it; RepositoryUnavailable,
+   * @throws BackupLocked; BackupNotDeletable when a manifest that the catalog does not know is built on it; RepositoryUnavailable,
    *   RepositoryReadOnly
    */
   async deleteFiles(repository: Repository, vmUuid: string, backup: { id: string; files: string[] }): Promise<void> {
@@ -30,6 +31,7 @@ export const createDeleteFiles = ({ openStore }: HostDependencies) => ({
       await openRepository(store, repository);
       await requireUnneeded(store, vmUuid, backup);
       const beside = await beingSwapped(store, vmUuid, backup);
+      await requireUnlocked(store, backup.id, [...backup.files, manifestKey(vmUuid, backup.id)]);
       await deleteManifest(store, vmUuid, backup.id);
       for (const file of [...backup.files, ...beside, ...validationKeys(vmUuid, backup.id)])
         await store.deleteBlob(file);

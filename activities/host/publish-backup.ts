@@ -11,44 +11,57 @@ import { withHeartbeat } from '../cancellation.ts';
 import { runOfActivity } from '../run-of-activity.ts';
 import type { Capture } from './capture-store.ts';
 import type { HostDependencies } from './dependencies.ts';
+import { lockBackup } from './lock-backup.ts';
 
-export const createPublishBackup = ({ openStore, captures, host }: HostDependencies) => ({
-  /**
-   * Writes the manifest: from then on the backup exists. Repeatable: a manifest that was written, though its answer was
-   * lost, is taken as it is.
-   */
-  async publishBackup(plan: BackupPlan, begun: BegunBackup, copies: CopiedDisk[]): Promise<CompletedBackup> {
-    return await withHeartbeat('writing the manifest', async () => {
-      const { vm, repository } = plan.target;
-      const store = openStore(repository.location);
-      await openRepository(store, repository);
-      const written = await readCompleted(store, vm.uuid, plan.backupId, plan.disks);
-      if (written !== undefined) return written;
-      const capture = await captures.read(plan.backupId);
-      if (capture === undefined) {
-        throw new HoldfastError('BackupJobLost', `host ${host} keeps no notes of backup ${plan.backupId}`);
-      }
-      await captures.write(plan.backupId, { ...capture, phase: 'publishing' });
-      const manifest = manifestOf(capture, begun, copies, runOfActivity());
-      try {
-        const { encryption } = settingsOf(repository);
-        await createManifest(store, encryption === null ? manifest : await sealManifest(manifest, encryption));
-      } catch (error) {
-        // An earlier attempt that still ran was first; its manifest tells of the same files.
-        const first = isCode(error, 'exists')
-          ? await readCompleted(store, vm.uuid, plan.backupId, plan.disks)
-          : undefined;
-        if (first === undefined) throw error;
-        return first;
-      }
-      return concluded(manifest);
-    });
-  },
-  /** Drops the host's notes of a backup that the catalog knows to be stored. */
-  async forgetBackup(backupId: string): Promise<void> {
-    await captures.remove(backupId);
-  },
-});
+export const createPublishBackup = ({ openStore, captures, host }: HostDependencies) => {
+  return {
+    /**
+     * Writes the manifest: from then on the backup exists; and locks what it needs, where the repository promises that.
+     * Repeatable: a manifest that was written, though its answer was lost, is taken as it is.
+     */
+    async publishBackup(plan: BackupPlan, begun: BegunBackup, copies: CopiedDisk[]): Promise<CompletedBackup> {
+      return await withHeartbeat('writing the manifest', async () => {
+        const { vm, repository } = plan.target;
+        const store = openStore(repository.location);
+        await openRepository(store, repository);
+        const completed =
+          (await readCompleted(store, vm.uuid, plan.backupId, plan.disks)) ?? (await publish(store, plan, { begun, copies }));
+        await lockBackup(store, repository, { vmUuid: vm.uuid, id: completed.id, instant: completed.instant });
+        return completed;
+      });
+    },
+
+    /** Drops the host's notes of a backup that the catalog knows to be stored. */
+    async forgetBackup(backupId: string): Promise<void> {
+      await captures.remove(backupId);
+    },
+  };
+
+  async function publish(
+    store: BlobStore,
+    plan: BackupPlan,
+    { begun, copies }: { begun: BegunBackup; copies: CopiedDisk[] },
+  ): Promise<CompletedBackup> {
+    const capture = await captures.read(plan.backupId);
+    if (capture === undefined) {
+      throw new HoldfastError('BackupJobLost', `host ${host} keeps no notes of backup ${plan.backupId}`);
+    }
+    await captures.write(plan.backupId, { ...capture, phase: 'publishing' });
+    const manifest = manifestOf(capture, begun, copies, runOfActivity());
+    try {
+      const { encryption } = settingsOf(plan.target.repository);
+      await createManifest(store, encryption === null ? manifest : await sealManifest(manifest, encryption));
+    } catch (error) {
+      // An earlier attempt that still ran was first; its manifest tells of the same files.
+      const first = isCode(error, 'exists')
+        ? await readCompleted(store, plan.target.vm.uuid, plan.backupId, plan.disks)
+        : undefined;
+      if (first === undefined) throw error;
+      return first;
+    }
+    return concluded(manifest);
+  }
+};
 
 /** Whether the manifest of a backup is written, though its answer may have been lost. */
 export async function isPublished(

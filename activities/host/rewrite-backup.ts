@@ -11,6 +11,7 @@ import type { CopyHeartbeat } from '../../schemas/plan.ts';
 import type { RewritePlan, RewrittenFiles } from '../../schemas/rewrite-plan.ts';
 import { cancellationSignal } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
+import { requireUnlocked } from './lock-backup.ts';
 import type { RewriteNote } from './rewrite-notes.ts';
 
 /** What a file needs beyond its data: sums, and room for the manifest. */
@@ -26,7 +27,7 @@ export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites 
     /**
      * Writes the files of a backup anew, beside, and compares them with those they are made from. Repeatable: a new attempt
      * goes on with the first disk that is not finished. Changes nothing that a manifest names.
-     * @throws IntegrityMismatch, BackupFileMissing, RepositoryFull, RepositoryReadOnly, RepositoryUnavailable, TimeLimitReached
+     * @throws BackupLocked, IntegrityMismatch, BackupFileMissing, RepositoryFull, RepositoryReadOnly, RepositoryUnavailable, TimeLimitReached
      */
     async rewriteBackup(plan: RewritePlan): Promise<RewrittenFiles> {
       const context = Context.current();
@@ -36,6 +37,12 @@ export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites 
         const manifest = await readStoredManifest(store, plan.vm.uuid, plan.backupId);
         if (manifest.disks.some(({ replacement }) => replacement)) return { disks: [], found: 'unfinished' };
         if (isDone(plan, manifest)) return { disks: [], found: 'done' };
+        const wanted = manifest.disks.filter((disk) => isWanted(plan, disk));
+        await requireUnlocked(
+          store,
+          plan.backupId,
+          wanted.map(({ file }) => file),
+        );
         const note = await beginNote(plan, manifest);
         const deadline = new AbortController();
         const signal = AbortSignal.any([fenced, deadline.signal]);
@@ -48,8 +55,8 @@ export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites 
         const pulse = setInterval(beat, 1000);
         try {
           beat();
-          for (const disk of manifest.disks) {
-            if (!isWanted(plan, disk) || note.done.some(({ file }) => file === disk.file)) continue;
+          for (const disk of wanted) {
+            if (note.done.some(({ file }) => file === disk.file)) continue;
             heartbeat.target = disk.target;
             const rewritten = await rewriteDisk(store, plan, { manifest, disk }, { signal, heartbeat });
             note.done.push({ file: disk.file, rewritten });

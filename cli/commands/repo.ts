@@ -8,6 +8,7 @@ import { nameForPlace, PLACE_HELP, repositoryPlace, withPlaceOptions, type Place
 import { parseCount, parseName } from './dev.ts';
 import { addRepoCheckAccessCommand } from './repo-check-access.ts';
 import { addRepoLimitCommand } from './repo-limit.ts';
+import { addRepoLockCommand } from './repo-lock.ts';
 import { addRescanCommand } from './rescan.ts';
 
 type AddOptions = PlaceOptions & { name?: string; slots?: number; takeOver?: boolean };
@@ -45,6 +46,7 @@ export function addRepoCommands(program: Command): void {
     );
   addRepoCheckAccessCommand(repo);
   addRepoLimitCommand(repo);
+  addRepoLockCommand(repo);
   repo
     .command('ls')
     .description('list the repositories')

@@ -1,0 +1,63 @@
+import { Option, type Command } from 'commander';
+import { openRepository } from '../../repository/identity.ts';
+import { openBlobStore } from '../../repository/open-repository.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
+import { settingsOf, type Immutability, type RepositoryRecord } from '../../schemas/repository.ts';
+import { action } from '../context.ts';
+import { parseCount, parseName } from './dev.ts';
+
+interface LockFlags {
+  days?: number;
+  mode: Immutability['mode'];
+  off?: boolean;
+}
+
+/** @param repo the command `holdfast repo` */
+export function addRepoLockCommand(repo: Command): void {
+  repo
+    .command('lock')
+    .description('show or change for how long the bucket keeps each new backup, whoever wants to remove it')
+    .argument('<name>', 'name of the repository', parseName)
+    .option('--days <n>', 'lock each new backup, and what it is built on, for so many days', parseCount)
+    .addOption(
+      new Option('--mode <mode>', 'governance: those with a special right may lift a lock; compliance: nobody may')
+        .choices(['governance', 'compliance'])
+        .default('governance'),
+    )
+    .option('--off', 'lock no more backups; locks that are there stay until their time')
+    .addHelpText(
+      'after',
+      '\nNeeds a bucket with object lock and versioning. Backups from now on are locked; what they are built on with them.\n\n' +
+        'Example:\n  $ holdfast repo lock offsite --days 30',
+    )
+    .action(
+      action(async (context, name: string, { days, mode, off = false }: LockFlags) => {
+        if (off && days !== undefined) throw new HoldfastError('InvalidRequest', '--days and --off: give one of them');
+        const { repositories } = await context.catalog();
+        const record = await repositories.find(name);
+        if (record === undefined) throw new HoldfastError('RepositoryNotFound', `no repository ${name}`);
+        let { immutability } = settingsOf(record);
+        if (days !== undefined || off) {
+          immutability = days === undefined ? null : { mode, days };
+          if (immutability !== null) await requireLocks(record);
+          await repositories.changeSettings(name, { ...settingsOf(record), immutability });
+        }
+        context.output.result({ repository: name, immutability }, () =>
+          immutability === null
+            ? `${name}: backups are not locked`
+            : `${name}: each backup is locked for ${immutability.days} days (${immutability.mode})`,
+        );
+      }),
+    );
+}
+
+/** @throws HoldfastError InvalidRequest */
+async function requireLocks(record: RepositoryRecord): Promise<void> {
+  const store = openBlobStore(record.location);
+  await openRepository(store, record);
+  const problem =
+    store.locks === undefined
+      ? 'a directory has no locks of its own; docs/operating.md, "Locked backups", says what can be had there'
+      : await store.locks.problem();
+  if (problem !== undefined) throw new HoldfastError('InvalidRequest', `repository ${record.name}: ${problem}`);
+}
