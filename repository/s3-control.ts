@@ -312,7 +312,8 @@ export function controlOf(connection: S3Connection) {
 }
 export type S3Control = ReturnType<typeof controlOf>;
 
-const modeOf = ({ mode }: BlobLock): 'COMPLIANCE' | 'GOVERNANCE' => (mode === 'compliance' ? 'COMPLIANCE' : 'GOVERNANCE');
+const modeOf = ({ mode }: BlobLock): 'COMPLIANCE' | 'GOVERNANCE' =>
+  mode === 'compliance' ? 'COMPLIANCE' : 'GOVERNANCE';
 
 function lockIn(found: HeadObjectCommandOutput): { lock?: BlobLock } {
   const { ObjectLockMode: mode, ObjectLockRetainUntilDate: until } = found;

@@ -25,7 +25,8 @@ export const createPublishBackup = ({ openStore, captures, host }: HostDependenc
         const store = openStore(repository.location);
         await openRepository(store, repository);
         const completed =
-          (await readCompleted(store, vm.uuid, plan.backupId, plan.disks)) ?? (await publish(store, plan, { begun, copies }));
+          (await readCompleted(store, vm.uuid, plan.backupId, plan.disks)) ??
+          (await publish(store, plan, { begun, copies }));
         await lockBackup(store, repository, { vmUuid: vm.uuid, id: completed.id, instant: completed.instant });
         return completed;
       });
