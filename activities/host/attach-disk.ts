@@ -1,4 +1,4 @@
-import { chmod, chown, rm, stat } from 'node:fs/promises';
+import { chmod, chown, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { diskOnFile, newDiskXml } from '../../libvirt/disk-xml.ts';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
@@ -14,6 +14,7 @@ import { powerOf } from './power.ts';
 import { fileId, publishFile, removeFile } from './publish-file.ts';
 import { restoreFence } from './restore-disk.ts';
 import type { RestoreNotes } from './restore-notes.ts';
+import { statIfThere } from './stat-if-there.ts';
 
 /** How long a guest may take to let a disk go. */
 const DETACH_TIMEOUT_MS = 60_000;
@@ -85,7 +86,7 @@ export const createAttachDisk = (dependencies: HostDependencies & { restores: Re
     const other = disks.find(
       (disk) => disk.device === 'disk' && disk.sourceType === 'file' && disk.sourcePath !== null,
     );
-    const info = other?.sourcePath == null ? undefined : await stat(other.sourcePath).catch(() => undefined);
+    const info = other?.sourcePath == null ? undefined : await statIfThere(other.sourcePath);
     if (info !== undefined) await chown(path, info.uid, info.gid);
     await chmod(path, (info?.mode ?? 0o600) & 0o777);
   }

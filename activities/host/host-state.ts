@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
-import { chown, mkdir, rm, stat } from 'node:fs/promises';
+import { chown, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { uuid } from '../../schemas/names.ts';
+import { statIfThere } from './stat-if-there.ts';
 
 /**
  * Where a host worker keeps things: notes and journals in its state folder, scratch files where there is room, and
@@ -47,7 +48,7 @@ export class HostState {
    * @param imagePath an image of the VM; its owner is the user QEMU runs as
    */
   async prepare(backupId: string, imagePath: string | null): Promise<void> {
-    await this.prepareFor(backupId, imagePath === null ? undefined : await stat(imagePath).catch(() => undefined));
+    await this.prepareFor(backupId, imagePath === null ? undefined : await statIfThere(imagePath));
   }
 
   /** The same for a user that is known. */

@@ -1,4 +1,3 @@
-import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import type { Domain } from '../../libvirt/libvirt.ts';
@@ -16,6 +15,7 @@ import { frozenStamp, type ImageChains } from './image-chain.ts';
 import { MergeNotes } from './merge-notes.ts';
 import { decideDelta, ownImageBelow, whyHeld, type Ownership } from './merge-plan.ts';
 import { createOverlays } from './overlays.ts';
+import { statIfThere } from './stat-if-there.ts';
 import { thaw } from './thaw.ts';
 
 /** What became of the overlays that the catalog knows of. */
@@ -173,7 +173,7 @@ export const createMergeDeltas = (dependencies: HostDependencies) => {
 const isRecorded = (path: string, { drop, keep }: Ownership): boolean => drop.has(path) || keep.has(path);
 
 async function untouchedMs(path: string): Promise<number | null> {
-  const info = await stat(path).catch(() => undefined);
+  const info = await statIfThere(path);
   return info === undefined ? null : Date.now() - info.mtimeMs;
 }
 

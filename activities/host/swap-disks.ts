@@ -1,4 +1,4 @@
-import { chown, link, mkdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { chown, link, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { diskOnFile, movedDiskXml } from '../../libvirt/disk-xml.ts';
 import { parseDomainXml, type DomainDefinition } from '../../libvirt/domain-xml.ts';
@@ -19,6 +19,7 @@ import { powerOf } from './power.ts';
 import { fileId } from './publish-file.ts';
 import { removeCheckpoint } from './checkpoints.ts';
 import { openRestoreSource } from './restore-source.ts';
+import { statIfThere } from './stat-if-there.ts';
 import { swapBack, swapIn } from './swap-files.ts';
 import { restoreFence } from './restore-disk.ts';
 import type { RestoreNote, RestoreNotes } from './restore-notes.ts';
@@ -249,7 +250,7 @@ export const createSwapDisks = (dependencies: HostDependencies & { restores: Res
     const path = placeOfKeptFile(file, definition, plan.vm.uuid);
     if (path === undefined) return; // the VM has no UEFI variables any more
     const place = join(await daemonRoot(), path);
-    const owner = await stat(place).catch(() => undefined);
+    const owner = await statIfThere(place);
     const former = `${place}.former-${plan.restoreId}`;
     const isNoted = note.keptFiles?.some((kept) => kept.place === place) === true;
     if (!isNoted && prepared.define && owner !== undefined && file.kind === 'nvram' && !isOwnNvram(path)) {

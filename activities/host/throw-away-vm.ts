@@ -13,6 +13,7 @@ import { startChainServer } from './chain-server.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { endImageServer, type ImageServer } from './image-server.ts';
 import { placeOfKeptFile } from './kept-file-place.ts';
+import { statIfThere } from './stat-if-there.ts';
 import { throwAwayName, ValidationNotes, type ThrowAwayNote } from './validation-notes.ts';
 
 /** What the guest may write while it boots must fit; a guest that fills it is paused by QEMU. */
@@ -201,7 +202,7 @@ async function putTpmState(
   root: string,
 ): Promise<void> {
   // swtpm's user, as far as it can be seen: whoever owns what is there.
-  const known = await stat(join(root, TPM_FOLDER, original.uuid)).catch(() => undefined);
+  const known = await statIfThere(join(root, TPM_FOLDER, original.uuid));
   for (const file of manifest.files.filter(({ kind }) => kind === 'tpm')) {
     const path = placeOfKeptFile(file, { ...original, uuid }, manifest.vm.uuid);
     if (path === undefined) continue;
