@@ -14,7 +14,6 @@ export async function probeVm(
   vmName: string,
   patienceMs = PATIENCE_MS,
 ): Promise<{ probe: VmProbe; why: null } | { probe: null; why: string }> {
-  const over = new AbortController();
   try {
     const run = await (
       await client()
@@ -24,13 +23,11 @@ export async function probeVm(
       workflowExecutionTimeout: '1 minute',
       args: [request],
     });
-    const late = sleep(patienceMs, null, { signal: over.signal }).catch(() => null);
+    const late = sleep(patienceMs, null, { ref: false });
     const answer = await Promise.race([run.result() as Promise<VmProbe>, late]);
     if (answer !== null) return { probe: answer, why: null };
     return { probe: null, why: `its host did not answer within ${Math.round(patienceMs / 1000)} s` };
   } catch (error) {
     return { probe: null, why: describeFailure(error).message };
-  } finally {
-    over.abort();
   }
 }
