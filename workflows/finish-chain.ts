@@ -53,7 +53,7 @@ export async function finishChain(request: FinishChainRequest): Promise<Finished
     );
     const { repairs, openChains, leftovers, overlays = false } = await control.chainState(vm.uuid);
     if (openChains.length === 0 && repairs.length === 0 && leftovers.length === 0 && !overlays && !unprotected) {
-      throw nothingToDo(vm);
+      throw nothingToFinish(vm);
     }
     const repaired: string[] = [];
     for (const { backupId, target } of absent === null ? repairs : []) {
@@ -128,7 +128,7 @@ async function found(
   }
 }
 
-const nothingToDo = (vm: VmRecord): ApplicationFailure =>
+const nothingToFinish = (vm: VmRecord): ApplicationFailure =>
   vm.offering === null
     ? ApplicationFailure.create({
         type: 'NotProtected',
