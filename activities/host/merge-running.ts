@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { LibvirtConnectionLost, LibvirtTimeout } from '../../libvirt/errors.ts';
 import { LibvirtError, type Domain, type EventSubscription, type Libvirt } from '../../libvirt/libvirt.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { MergeStep } from './merge-plan.ts';
@@ -20,7 +21,7 @@ export async function mergeRunning(
 ): Promise<void> {
   await using events = libvirt.events({ uuid: domain.uuid, signal });
   await events.ready;
-  const news = new JobNews(events, target);
+  const news = new JobNews(events, target, signal);
   const isActive = above === null;
   const job = await libvirt.blockJobInfo(domain, target, { signal });
   if (job === undefined) {
@@ -61,8 +62,14 @@ export async function mergeRunning(
 /** Waits for the next block job event of a disk. */
 class JobNews {
   #arrived = Promise.withResolvers<undefined>();
-  constructor(events: EventSubscription, target: string) {
-    void this.#listen(events, target).catch(() => undefined); // the connection is lost: looks go on
+  #failure: Error | undefined;
+  constructor(events: EventSubscription, target: string, signal: AbortSignal) {
+    this.#listen(events, target).catch((error: unknown) => {
+      // Without a connection no event comes, but the looks go on: they find it again, or say that it is lost.
+      if (error instanceof LibvirtConnectionLost || error instanceof LibvirtTimeout || signal.aborted) return;
+      this.#failure = error instanceof Error ? error : new Error(String(error));
+      this.#arrived.resolve(undefined);
+    });
   }
 
   async #listen(events: EventSubscription, target: string): Promise<void> {
@@ -84,5 +91,6 @@ class JobNews {
     } finally {
       stop.abort();
     }
+    if (this.#failure !== undefined) throw this.#failure;
   }
 }
