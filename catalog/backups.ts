@@ -299,7 +299,15 @@ export const backupQueries = (database: Database): BackupQueries => {
     },
   };
 
-  async function selectRows({ vm, vms, repository, all = false, states, limit }: BackupFilter): Promise<BackupTable[]> {
+  async function selectRows({
+    vm,
+    vms,
+    repository,
+    all = false,
+    copied = false,
+    states,
+    limit,
+  }: BackupFilter): Promise<BackupTable[]> {
     let query = db.selectFrom('backups').selectAll().orderBy('sort_time', 'desc').orderBy('id', 'desc');
     if (vm !== undefined) {
       query = query.where((where) => where.or([where('vm_uuid', '=', vm.toLowerCase()), where('vm_name', '=', vm)]));
@@ -309,7 +317,24 @@ export const backupQueries = (database: Database): BackupQueries => {
     if (repository !== undefined) query = query.where('repository', '=', repository);
     if (states?.length === 0) return []; // `in ()` is no SQL
     if (states !== undefined) query = query.where('state', 'in', states);
-    else if (!all) query = query.where('state', 'not in', HIDDEN);
+    else if (!all) {
+      query = query.where((where) =>
+        where.or([
+          where('state', 'not in', HIDDEN),
+          ...(copied
+            ? [
+                where.exists(
+                  where
+                    .selectFrom('backup_copies')
+                    .select('backup_copies.backup_id')
+                    .whereRef('backup_copies.backup_id', '=', 'backups.id')
+                    .where('backup_copies.state', '=', 'Copied'),
+                ),
+              ]
+            : []),
+        ]),
+      );
+    }
     if (limit !== undefined) query = query.limit(limit);
     return await query.execute();
   }

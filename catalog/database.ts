@@ -9,6 +9,7 @@ import type {
   ValidationState,
   VmState,
 } from '../schemas/states.ts';
+import type { CopyState } from '../schemas/copy.ts';
 import type { PowerState } from '../schemas/catalog.ts';
 import type { RewriteOperation } from '../schemas/rewrite-plan.ts';
 import type { OutcomeState, ScheduleRunState, ScheduleTask } from '../schemas/schedule.ts';
@@ -28,6 +29,7 @@ export interface Tables {
   chains: ChainTable;
   backups: BackupTable;
   backup_disks: BackupDiskTable;
+  backup_copies: BackupCopyTable;
   checkpoints: CheckpointTable;
   deltas: DeltaTable;
   admissions: AdmissionTable;
@@ -191,6 +193,28 @@ export interface BackupDiskTable {
   verified_at: string | null;
   /** What was wrong with them then. */
   damage: string | null;
+}
+
+/** A backup in another repository than its own. */
+export interface BackupCopyTable {
+  backup_id: string;
+  repository: string;
+  state: CopyState;
+  type: BackupType;
+  /** As the copy's manifest says; no reference: a copy may outlive what the catalog knows of its parent. */
+  parent_id: string | null;
+  stored_bytes: number;
+  /** JSON list of `backupDiskRecord`: the files there. */
+  disks: string;
+  copied_at: string | null;
+  verified_at: string | null;
+  damage: string | null;
+  failure_type: string | null;
+  failure_message: string | null;
+  /** While it is written: the operation, and the run that does it. */
+  operation_id: string | null;
+  workflow_id: string | null;
+  run_id: string | null;
 }
 
 export interface CheckpointTable {

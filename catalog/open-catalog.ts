@@ -9,6 +9,7 @@ import { admissionQueries } from './admissions.ts';
 import { backupQueries } from './backups.ts';
 import { checkpointQueries } from './checkpoints.ts';
 import { deltaQueries } from './deltas.ts';
+import { copyQueries } from './copies.ts';
 import { consolidationQueries } from './consolidations.ts';
 import type { Catalog } from './contract.ts';
 import type { Database, Tables } from './database.ts';
@@ -26,6 +27,7 @@ import { schedules } from './migrations/0009-schedules.ts';
 import { backupsBeingRestored } from './migrations/0010-backups-being-restored.ts';
 import { settingsOfRepositories } from './migrations/0011-settings-of-repositories.ts';
 import { verifiedFiles } from './migrations/0012-verified-files.ts';
+import { copiesOfBackups } from './migrations/0013-copies-of-backups.ts';
 import { installationId } from './migrations/0014-installation.ts';
 import { consolidations } from './migrations/0008-consolidations.ts';
 import { offeringQueries } from './offerings.ts';
@@ -65,6 +67,7 @@ export async function openCatalog(url: string): Promise<Catalog> {
     events: eventQueries(database),
     validations: validationQueries(database),
     rewrites: rewriteQueries(database),
+    copies: copyQueries(database),
     schedules: scheduleQueries(database),
     proofs: proofQueries(database),
     rescans: rescanQueries(database),
@@ -150,6 +153,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
     '0009-schedules': schedules(engine),
     '0010-backups-being-restored': backupsBeingRestored(engine),
     '0011-settings-of-repositories': settingsOfRepositories(engine),
+    '0013-copies-of-backups': copiesOfBackups(engine),
     '0014-installation': installationId(engine),
     '0008-consolidations': consolidations(engine),
     '0012-verified-files': verifiedFiles(engine),

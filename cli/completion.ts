@@ -19,6 +19,7 @@ const ARGUMENTS: Record<string, Subject> = {
   'backup delete': 'backups',
   'backup compress': 'backups',
   'backup validate': 'backups',
+  'repo copy': 'backups',
   'chain show': 'vms',
   'chain finish': 'vms',
   'chain merge': 'vms',
@@ -41,6 +42,10 @@ const OPTIONS: Record<string, Subject> = {
   host: 'hosts',
   repo: 'repositories',
   offering: 'offerings',
+  to: 'repositories',
+  from: 'repositories',
+  'copy-to': 'repositories',
+  vm: 'vms',
   'to-vm': 'vms',
   since: 'backups',
 };

@@ -122,6 +122,19 @@ export interface RewriteResult {
   describedBytes: number;
 }
 
+export interface TransferOptions {
+  file: ChainFile;
+  sink: BlobSinkDescriptor | PartSink;
+  /** An earlier attempt began: what it wrote is compared, and written again only where it is not right. */
+  resumed: boolean;
+  signal: AbortSignal;
+  onProgress?: (doneBytes: number) => void;
+}
+
+export interface TransferResult {
+  writtenBytes: number;
+}
+
 /** Threads that read, hash, compress and write, shared by all disks of a worker process. */
 export interface CopierPool extends AsyncDisposable {
   copyDisk(options: CopyDiskOptions): Promise<CopyResult>;
@@ -131,6 +144,8 @@ export interface CopierPool extends AsyncDisposable {
    * the same in it: data, explicit zeroes, and what is left to the file beneath. Every byte read is compared with its hash.
    */
   rewriteFile(options: RewriteOptions): Promise<RewriteResult>;
+  /** Writes a stored file into another place as it is, every segment once its hash is right. */
+  transferFile(options: TransferOptions): Promise<TransferResult>;
   /** Reads every segment of a stored file and compares its hash. */
   verifyFile(
     file: ChainFile,

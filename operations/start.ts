@@ -4,6 +4,8 @@ import type {
   ApplyRetentionRequest,
   ConsolidateDisksRequest,
   CompressBackupRequest,
+  CopyBackupRequest,
+  CopyRepositoryRequest,
   DeleteBackupRequest,
   FinishChainRequest,
   MergeBackupsRequest,
@@ -50,6 +52,16 @@ export const startCompressBackup = async (
   request: CompressBackupRequest,
   vmName: string,
 ): Promise<WorkflowHandle> => await start(client, 'compressBackup', vmName, request);
+
+/** @param vmName the VM of the backup; it names the job */
+export const startCopyBackup = async (
+  client: Client,
+  request: CopyBackupRequest,
+  vmName: string,
+): Promise<WorkflowHandle> => await start(client, 'copyBackup', vmName, request);
+
+export const startCopyRepository = async (client: Client, request: CopyRepositoryRequest): Promise<WorkflowHandle> =>
+  await start(client, 'copyRepository', request.vm ?? request.to, request);
 
 export const startMergeBackups = async (client: Client, request: MergeBackupsRequest): Promise<WorkflowHandle> =>
   await start(client, 'mergeBackups', request.vm, request);

@@ -88,6 +88,10 @@ export const offering = z.object({
   endChainOnNotValid: z.boolean().default(false),
   quickRestore: z.boolean().default(false),
   retention: retentionRules.nullable().default(null),
+  /** Each new backup is copied to this repository. */
+  copyTo: plainName.nullable().default(null),
+  /** Which copies stay there; null = all. */
+  copyRetention: retentionRules.nullable().default(null),
   timeLimitSeconds: z.int().positive().default(43_200),
   compressionTimeLimitSeconds: z.int().positive().default(28_800),
   tenant: z.string().default('default'),

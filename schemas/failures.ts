@@ -35,6 +35,7 @@ export const FAILURES = {
   BackupNotDeletable: { retryable: false },
   ValidationRunning: { retryable: false },
   BackupNotCompressible: { retryable: false },
+  BackupNotCopyable: { retryable: false },
   NothingToMerge: { retryable: false },
   NothingToFinish: { retryable: false },
   NotProtected: { retryable: false },

@@ -109,6 +109,8 @@ export const manifest = z.object({
   validation: validationState,
   /** What the last validation found; since 0.2.0. */
   validationResult: validationResult.optional(),
+  /** Of a copy: where it was copied from, and when; since 0.3.0. */
+  copiedFrom: z.object({ repositoryId: uuid, copiedAt: z.iso.datetime() }).optional(),
   requestedBy: z.string().nullable(),
   /** Since 0.3.0. */
   run: backupRun.optional(),

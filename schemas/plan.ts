@@ -22,7 +22,9 @@ export const backupTarget = z.object({
   tenant: z.string(),
   priority: z.int(),
   /** Operations started when the backup is stored, each a run of its own; by the name of their workflow. */
-  followUps: z.array(z.enum(['compressBackup', 'validateBackup', 'applyRetention'])).optional(),
+  followUps: z.array(z.enum(['compressBackup', 'validateBackup', 'copyBackup', 'applyRetention'])).optional(),
+  /** The repository that `copyBackup` copies to. */
+  copyTo: z.string().optional(),
 });
 export type BackupTarget = z.infer<typeof backupTarget>;
 

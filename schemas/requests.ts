@@ -134,6 +134,31 @@ export const compressBackupRequest = z.strictObject({
 });
 export type CompressBackupRequest = z.infer<typeof compressBackupRequest>;
 
+/** What `copyBackup` takes: `{"backupId": "…", "to": "off-site"}`. */
+export const copyBackupRequest = z.strictObject({
+  backupId: uuid,
+  /** The repository that gets a copy. */
+  to: plainName,
+  /** Only tell what would be copied. */
+  dryRun: z.boolean().optional(),
+  timeLimitSeconds: z.int().positive().optional(),
+  requestedBy: z.string().max(200).optional(),
+});
+export type CopyBackupRequest = z.infer<typeof copyBackupRequest>;
+
+/** What `copyRepository` takes: `{"to": "off-site"}` for all backups that have no copy there. */
+export const copyRepositoryRequest = z.strictObject({
+  to: plainName,
+  /** Only backups of this repository. */
+  from: plainName.optional(),
+  vm: vm.optional(),
+  /** Only tell what would be copied. */
+  dryRun: z.boolean().optional(),
+  timeLimitSeconds: z.int().positive().optional(),
+  requestedBy: z.string().max(200).optional(),
+});
+export type CopyRepositoryRequest = z.infer<typeof copyRepositoryRequest>;
+
 /** Merges the oldest increments of a VM's chain into the full beneath them: `{"vm": "web-1", "keep": 7}`. */
 export const mergeBackupsRequest = z.strictObject({
   vm,

@@ -2,6 +2,7 @@ import { Worker, type WorkerOptions } from '@temporalio/worker';
 import { WorkflowIdConflictPolicy } from '@temporalio/common';
 import { join } from 'node:path';
 import { CaptureStore } from '../activities/host/capture-store.ts';
+import { CopyNotes } from '../activities/host/copy-notes.ts';
 import type { HostDependencies } from '../activities/host/dependencies.ts';
 import { Fence } from '../activities/host/fence.ts';
 import { HostState } from '../activities/host/host-state.ts';
@@ -73,6 +74,7 @@ export async function runHostWorker(installation: Installation, options: HostWor
     fence: new Fence(),
     paces: new Paces(log),
     rewrites: new RewriteNotes(join(stateDir, 'rewrites')),
+    copies: new CopyNotes(join(stateDir, 'copies')),
     daemonRoot: () => daemonRootOf(address.path),
     versions: () => versionsOf(libvirt),
   };

@@ -8,7 +8,10 @@ import { causeOf } from './failure-cause.ts';
  */
 export async function startFollowUps({ backupId, target }: BackupPlan): Promise<void> {
   for (const workflow of target.followUps ?? []) {
-    const request = workflow === 'applyRetention' ? { vm: target.vm.uuid } : { backupId };
+    const request =
+      workflow === 'applyRetention'
+        ? { vm: target.vm.uuid }
+        : { backupId, ...(workflow === 'copyBackup' ? { to: target.copyTo } : {}) };
     try {
       await startChild(workflow, {
         workflowId: `${workflow}-${target.vm.name}-${backupId}`,

@@ -2,6 +2,8 @@
 export { applyRetention } from './apply-retention.ts';
 export { consolidateDisks } from './consolidate-disks.ts';
 export { compressBackup } from './compress-backup.ts';
+export { copyBackup } from './copy-backup.ts';
+export { copyRepository } from './copy-repository.ts';
 export { deleteBackup } from './delete-backup.ts';
 export { finishChain } from './finish-chain.ts';
 export { inventoryHost } from './inventory-host.ts';

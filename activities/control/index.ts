@@ -1,6 +1,7 @@
 import { createAdmission } from './admission.ts';
 import { createCommitBackup } from './commit-backup.ts';
 import { createConsolidate } from './consolidate.ts';
+import { createCopies } from './copies.ts';
 import { createDeleteBackup } from './delete-backup.ts';
 import { createDeltas } from './deltas.ts';
 import type { ControlDependencies } from './dependencies.ts';
@@ -40,6 +41,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createValidation(dependencies),
   ...createRewrite(dependencies),
   ...createMerge(dependencies),
+  ...createCopies(dependencies),
   ...createScheduleRuns(dependencies),
   ...createMissedRuns(dependencies),
   ...createReports(dependencies),

@@ -10,10 +10,14 @@ import type { ControlDependencies } from './dependencies.ts';
 const UNPROTECTED: Offering = offeringSchema.parse({ name: 'none' });
 
 /** What happens after each backup by that offering. What it keeps holds for the VMs it protects, not for a single backup. */
-const followUpsOf = (offering: Offering, isVms: boolean): NonNullable<BackupTarget['followUps']> => [
+const followUpsOf = (
+  offering: Offering,
+  { isVms, copyTo }: { isVms: boolean; copyTo: string | undefined },
+): NonNullable<BackupTarget['followUps']> => [
   ...(offering.compression === 'deferred' ? (['compressBackup'] as const) : []),
   ...(offering.validation.length > 0 ? (['validateBackup'] as const) : []),
-  ...(offering.retention !== null && isVms ? (['applyRetention'] as const) : []),
+  ...(copyTo === undefined ? [] : (['copyBackup'] as const)),
+  ...((offering.retention ?? offering.copyRetention) !== null && isVms ? (['applyRetention'] as const) : []),
 ];
 
 export const createResolveTarget = ({ catalog, heartbeatSeconds }: ControlDependencies) => {
@@ -61,10 +65,12 @@ export const createResolveTarget = ({ catalog, heartbeatSeconds }: ControlDepend
     async resolveTarget(asked: TakeBackupRequest, vm: VmRecord): Promise<BackupTarget> {
       const name = asked.offering ?? vm.offering;
       const offering = name === null ? UNPROTECTED : await offeringNamed(name);
+      const repository = await repositoryFor(asked.repository, offering);
+      const copyTo = offering.copyTo === null || offering.copyTo === repository.name ? undefined : offering.copyTo;
       return {
         vm: { uuid: vm.uuid, name: vm.name },
         host: vm.host,
-        repository: await repositoryFor(asked.repository, offering),
+        repository,
         offering: name,
         quiesce: asked.quiesce ?? offering.quiesce,
         compression: asked.compression ?? (offering.compression === 'inline' ? 'zstd' : 'none'),
@@ -76,7 +82,8 @@ export const createResolveTarget = ({ catalog, heartbeatSeconds }: ControlDepend
         timeLimitSeconds: asked.timeLimitSeconds ?? offering.timeLimitSeconds,
         tenant: offering.tenant,
         priority: offering.priority,
-        followUps: followUpsOf(offering, name === vm.offering),
+        followUps: followUpsOf(offering, { isVms: name === vm.offering, copyTo }),
+        ...(copyTo === undefined ? {} : { copyTo }),
       };
     },
   };

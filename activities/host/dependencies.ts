@@ -3,6 +3,7 @@ import type { Libvirt } from '../../libvirt/libvirt.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
 import type { RepositoryLocation } from '../../schemas/repository.ts';
 import type { CaptureStore } from './capture-store.ts';
+import type { CopyNotes } from './copy-notes.ts';
 import type { Fence } from './fence.ts';
 import type { HostState } from './host-state.ts';
 import type { Paces } from './paces.ts';
@@ -23,6 +24,7 @@ export interface HostDependencies {
   /** How fast each repository may be written to, and read in the background. */
   paces: Paces;
   rewrites: RewriteNotes;
+  copies: CopyNotes;
   /** Folder under which libvirtd and its QEMU see their files: "/", or `/proc/<pid>/root` of a daemon in a container. */
   daemonRoot: () => Promise<string>;
   /** What goes into a manifest: Holdfast, Node, libvirt, QEMU. */

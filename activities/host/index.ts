@@ -2,6 +2,7 @@ import { createAttachDisk } from './attach-disk.ts';
 import { createBeginBackup } from './begin-backup.ts';
 import { createBootBackup, createValidationSteps } from './boot-backup.ts';
 import { createConsolidate, createVerifyChain } from './consolidate.ts';
+import { createCopyBackup } from './copy-backup.ts';
 import { createCopyDisk } from './copy-disk.ts';
 import { createDeleteFiles } from './delete-files.ts';
 import type { HostDependencies } from './dependencies.ts';
@@ -24,6 +25,7 @@ import { createRewriteBackup } from './rewrite-backup.ts';
 import { createStrayFiles } from './stray-files.ts';
 import { createSwapDisks } from './swap-disks.ts';
 import { createSwapRewritten } from './swap-rewritten.ts';
+import { createUndoCopy } from './undo-copy.ts';
 
 /** Quick steps and undo, on the queue `host:<h>`. */
 export const createHostActivities = (dependencies: HostDependencies & { restores: RestoreNotes }) => ({
@@ -47,6 +49,7 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createValidationSteps(dependencies),
   ...createSwapRewritten(dependencies),
   ...createReadStored(dependencies),
+  ...createUndoCopy(dependencies),
 });
 export type HostActivities = ReturnType<typeof createHostActivities>;
 
@@ -63,5 +66,6 @@ export const createHostJobActivities = (dependencies: HostDependencies) => ({
   ...createBootBackup(dependencies),
   ...createVerifyChain(dependencies),
   ...createRewriteBackup(dependencies),
+  ...createCopyBackup(dependencies),
 });
 export type HostJobActivities = ReturnType<typeof createHostJobActivities>;

@@ -1,10 +1,14 @@
+import type { BackupWithCopies } from '../../operations/backup-copies.ts';
 import type { Backup } from '../../schemas/backup.ts';
+import { copiesCell } from '../copies-text.ts';
 import { durationText, shortId, sizeText, table } from '../output.ts';
 
-/** A line for each backup. */
-export const backupTable = (backups: readonly Backup[], nothing: string): string =>
-  table(
-    ['BACKUP', 'VM', 'TYPE', 'STATE', 'INSTANT', 'CHANGED', 'STORED', 'TOOK', 'VALIDATION', 'REPOSITORY'],
+/** A line for each backup; with the repositories of its copies where any has one. */
+export function backupTable(backups: readonly BackupWithCopies[], nothing: string): string {
+  const hasCopies = backups.some(({ copies }) => copies !== undefined);
+  const head = ['BACKUP', 'VM', 'TYPE', 'STATE', 'INSTANT', 'CHANGED', 'STORED', 'TOOK', 'VALIDATION', 'REPOSITORY'];
+  return table(
+    hasCopies ? [...head, 'COPIES'] : head,
     backups.map((row) => [
       shortId(row.id),
       row.vm.name,
@@ -16,9 +20,11 @@ export const backupTable = (backups: readonly Backup[], nothing: string): string
       durationText(row.durationMs),
       row.validation,
       row.repository,
+      ...(hasCopies ? [copiesCell(row.copies)] : []),
     ]),
     nothing,
   );
+}
 
 /** One backup, disk by disk. */
 export function backupText(backup: Backup): string {

@@ -1,4 +1,5 @@
 import { Option, type Command } from 'commander';
+import { withCopies, type BackupWithCopies } from '../../operations/backup-copies.ts';
 import { withRestoring } from '../../operations/backup-states.ts';
 import { findBackup } from '../../operations/find-backup.ts';
 import { readEvidence } from '../../operations/read-evidence.ts';
@@ -7,6 +8,7 @@ import type { Backup } from '../../schemas/backup.ts';
 import { takeBackupRequest, type TakeBackupRequest } from '../../schemas/requests.ts';
 import { parseIdPrefix, parseStoredId } from '../backup-id.ts';
 import { action } from '../context.ts';
+import { copiesText } from '../copies-text.ts';
 import { evidenceText } from '../evidence-text.ts';
 import { followOrLeave } from '../follow-run.ts';
 import { actionOrFrom, fromOption, latestOfOption } from '../from-repository.ts';
@@ -108,8 +110,8 @@ export function addBackupCommands(program: Command): void {
     .action(
       actionOrFrom(async (context, vm: string | undefined, flags: { from?: string; all?: boolean }) => {
         const catalog = await context.catalog();
-        const listed = await catalog.backups.list({ ...(vm === undefined ? {} : { vm }), all: flags.all ?? false });
-        const backups = await withRestoring(catalog, listed);
+        const filter = { ...(vm === undefined ? {} : { vm }), all: flags.all ?? false, copied: true };
+        const backups = await withCopies(catalog, await withRestoring(catalog, await catalog.backups.list(filter)));
         context.output.result(backups, () => backupTable(backups, 'no backups; take one: holdfast backup take VM'));
       }, listFrom),
     );
@@ -132,7 +134,7 @@ export function addBackupCommands(program: Command): void {
       actionOrFrom<string, { from?: string; vm?: string }>(async (context, id) => {
         const catalog = await context.catalog();
         const { backup, failure, damage, pinned, pinNote, rewriteFailure } = await findBackup(catalog, id);
-        const [found = backup] = await withRestoring(catalog, [backup]);
+        const [found = backup as BackupWithCopies] = await withCopies(catalog, await withRestoring(catalog, [backup]));
         const validationResult = await catalog.validations.resultOf(found.id);
         const recorded = await readEvidence(catalog, found);
         const shown = {
@@ -156,6 +158,7 @@ export function addBackupCommands(program: Command): void {
             ...(damage === null ? [] : [`damaged: ${damage}`]),
             `compression: ${found.compression}${rewriteFailure === undefined ? '' : `; the last rewriting failed: ${rewriteFailure}`}`,
             validationText(found.validation, validationResult),
+            ...copiesText(found.copies),
           ].join('\n'),
         );
       }, showFrom),

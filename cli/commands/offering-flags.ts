@@ -4,6 +4,7 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import { diskTarget } from '../../schemas/names.ts';
 import { retentionRules, type RetentionRules } from '../../schemas/retention.ts';
 import { validationStep, type ValidationStep } from '../../schemas/states.ts';
+import { parseCopyRules } from '../copy-rules.ts';
 import { addRuleOptions, parseAge, ruleFieldsOf, type RuleFlags } from '../retention-options.ts';
 import { parseCount, parseName } from './dev.ts';
 
@@ -28,6 +29,8 @@ export interface OfferingFlags extends RuleFlags {
   endChainOnNotValid?: boolean;
   quickRestore?: boolean;
   retention?: false;
+  copyTo?: Clearable<string>;
+  copyKeep?: Clearable<RetentionRules>;
   timeLimit?: number;
   compressionTimeLimit?: number;
   tenant?: string;
@@ -85,6 +88,10 @@ export function addOfferingFlags(command: Command): Command {
     .option('--no-quick-restore', 'they may not (default)');
   return addRuleOptions(command)
     .option('--no-retention', 'every backup is kept (default)')
+    .option('--copy-to <repository>', 'a second repository, to which each new backup is copied', parseName)
+    .option('--no-copy-to', 'new backups are not copied (default)')
+    .option('--copy-keep <rules>', 'which copies stay there, like last=3,daily=14,monthly=12', parseCopyRules)
+    .option('--no-copy-keep', 'every copy is kept (default)')
     .option('--time-limit <time>', 'for all disks of a run together (default 43200)', parseSeconds)
     .option('--compression-time-limit <time>', 'for a compression after the backup (default 28800)', parseSeconds)
     .option('--tenant <name>', 'whose share of slots its VMs use (default "default")', parseName)
@@ -104,6 +111,8 @@ export function applyFlags(before: Offering, flags: OfferingFlags): Offering {
       includeDisks: orEmpty(flags.includeDisk),
       excludeDisks: orEmpty(flags.excludeDisk),
       compression: flags.compression,
+      copyTo: orNull(flags.copyTo),
+      copyRetention: orNull(flags.copyKeep),
       validation: orEmpty(flags.validate),
       bootTimeoutSeconds: flags.bootTimeout,
       endChainOnNotValid: flags.endChainOnNotValid,
@@ -119,6 +128,12 @@ export function applyFlags(before: Offering, flags: OfferingFlags): Offering {
   const both = after.includeDisks.filter((target) => after.excludeDisks.includes(target));
   if (both.length > 0) {
     throw refused('--exclude-disk', `${both.join(', ')} is also included; give --no-include-disk or leave it out here`);
+  }
+  if (after.copyTo === null && after.copyRetention !== null) {
+    throw refused('--copy-keep', 'nothing is copied; say where to with --copy-to, or give --no-copy-keep');
+  }
+  if (after.copyTo !== null && after.copyTo === after.repository) {
+    throw refused('--copy-to', `${after.copyTo} is the repository that backups go to; name a second one`);
   }
   if (after.validation.includes('command') && after.validationCommand === null) {
     throw refused('--validate', 'the step command has no command; give it with --validate-command');

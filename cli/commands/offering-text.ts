@@ -1,5 +1,6 @@
 import type { Offering } from '../../schemas/catalog.ts';
 import { table } from '../output.ts';
+import { rulesText } from '../retention-options.ts';
 
 /** An offering with the VMs that have it. */
 export type ShownOffering = Offering & { vms: string[] };
@@ -45,6 +46,7 @@ export function offeringText(offering: ShownOffering): string {
     ['not valid', offering.endChainOnNotValid ? 'ends the chain' : 'the chain goes on'],
     ['quick restore', offering.quickRestore ? 'allowed' : 'not allowed'],
     ['retention', keepsText(offering) ?? 'every backup is kept'],
+    ['copies', copiesText(offering)],
     ['time limit', `${offering.timeLimitSeconds} s for all disks of a run`],
     ['tenant', `${offering.tenant}, priority ${offering.priority}`],
     ['VMs', offering.vms.join(' ') || 'none'],
@@ -59,6 +61,11 @@ function disksText({ includeDisks, excludeDisks }: Offering): string {
   const chosen = includeDisks.length === 0 ? 'all' : includeDisks.join(' ');
   return excludeDisks.length === 0 ? chosen : `${chosen} but ${excludeDisks.join(' ')}`;
 }
+
+const copiesText = ({ copyTo, copyRetention }: Offering): string =>
+  copyTo === null
+    ? 'none'
+    : `to ${copyTo}, ${copyRetention === null ? 'every copy is kept' : rulesText(copyRetention)}`;
 
 function keepsText({ retention }: Offering): string | null {
   if (retention === null) return null;

@@ -5,6 +5,7 @@ import { addRepository } from '../../workers/add-repository.ts';
 import { action } from '../context.ts';
 import { sizeText, table } from '../output.ts';
 import { nameForPlace, PLACE_HELP, repositoryPlace, withPlaceOptions, type PlaceOptions } from '../repository-place.ts';
+import { addCopyCommand } from './copy.ts';
 import { parseCount, parseName } from './dev.ts';
 import { addRepoCheckAccessCommand } from './repo-check-access.ts';
 import { addRepoLimitCommand } from './repo-limit.ts';
@@ -47,6 +48,7 @@ export function addRepoCommands(program: Command): void {
   addRepoCheckAccessCommand(repo);
   addRepoLimitCommand(repo);
   addRepoLockCommand(repo);
+  addCopyCommand(repo);
   repo
     .command('ls')
     .description('list the repositories')

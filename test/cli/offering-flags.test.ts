@@ -29,6 +29,7 @@ describe('flags of an offering', () => {
       ...['--quick-restore', '--keep-last', '1', '--keep-hourly', '2', '--keep-daily', '3', '--keep-weekly', '4'],
       ...['--keep-monthly', '5', '--keep-yearly', '6', '--keep-min-age', '7d', '--keep-timezone', 'Europe/Berlin'],
       ...['--time-limit', '100d', '--compression-time-limit', '2h', '--tenant', 'acme', '--priority', '1'],
+      ...['--copy-to', 'off-site', '--copy-keep', 'daily=14,min-age=30d,timezone=Europe/Berlin'],
     );
     expect(all).toEqual({
       name: 'gold',
@@ -49,17 +50,31 @@ describe('flags of an offering', () => {
         ...{ last: 1, hourly: 2, daily: 3, weekly: 4, monthly: 5, yearly: 6 },
         ...{ minimumAgeSeconds: 604_800, timezone: 'Europe/Berlin' },
       },
+      copyTo: 'off-site',
+      copyRetention: {
+        ...{ last: 0, hourly: 0, daily: 14, weekly: 0, monthly: 0, yearly: 0 },
+        ...{ minimumAgeSeconds: 2_592_000, timezone: 'Europe/Berlin' },
+      },
       timeLimitSeconds: 8_640_000,
       compressionTimeLimitSeconds: 7_200,
       tenant: 'acme',
       priority: 1,
     });
-    const taken = ['repo', 'include-disk', 'exclude-disk', 'validate', 'validate-command', 'quick-restore'];
+    const taken = [
+      'repo',
+      'include-disk',
+      'exclude-disk',
+      'validate',
+      'validate-command',
+      'quick-restore',
+      'copy-to',
+      'copy-keep',
+    ];
     const bare = after(all, ...taken.map((flag) => `--no-${flag}`), '--no-end-chain-on-not-valid', '--no-retention');
     expect(bare).toEqual({
       ...all,
       ...{ repository: null, includeDisks: [], excludeDisks: [], validation: [], validationCommand: null },
-      ...{ endChainOnNotValid: false, quickRestore: false, retention: null },
+      ...{ endChainOnNotValid: false, quickRestore: false, retention: null, copyTo: null, copyRetention: null },
     });
   });
 
@@ -91,6 +106,10 @@ describe('flags of an offering', () => {
 
   it.each([
     [['--exclude-disk', 'vda', '--include-disk', 'vda'], '--exclude-disk: vda is also included'],
+    [['--copy-keep', 'daily=7'], '--copy-keep: nothing is copied'],
+    [['--copy-keep', 'sometimes=7'], '--copy-keep'],
+    [['--copy-keep', 'daily=0'], '--copy-keep'],
+    [['--repo', 'main', '--copy-to', 'main'], '--copy-to: main is the repository'],
     [['--validate', 'command'], '--validate-command'],
     [['--validate', 'boots'], '--validate'],
     [['--validate-exit-code', '1'], '--validate-exit-code: there is no command'],

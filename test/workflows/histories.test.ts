@@ -14,6 +14,7 @@ import {
   RESTORE_REQUEST,
   snapshotSteps,
 } from './fakes.ts';
+import { COPY_REQUEST, copySteps } from './copy-fakes.ts';
 import { chainSteps, nothingOpen } from './chain-fakes.ts';
 import { dueVms, SCHEDULE_REQUEST, scheduleSteps } from './schedule-fakes.ts';
 import { VALIDATE_REQUEST, validationSteps } from './validation-fakes.ts';
@@ -42,6 +43,12 @@ describe('stored histories', async () => {
       'consolidateDisks-cancelled.json',
       'consolidateDisks-failure.json',
       'consolidateDisks-success.json',
+      'copyBackup-cancelled.json',
+      'copyBackup-failure.json',
+      'copyBackup-success.json',
+      'copyRepository-cancelled.json',
+      'copyRepository-failure.json',
+      'copyRepository-success.json',
       'deleteBackup-cancelled.json',
       'deleteBackup-failure.json',
       'deleteBackup-success.json',
@@ -180,6 +187,18 @@ describe.runIf(wanted !== undefined)('recording', () => {
       while (!calls.includes('restoreDisk')) await new Promise((done) => setTimeout(done, 20));
       await handle.cancel();
     });
+  });
+
+  it('records those of copies', async () => {
+    for (const [workflow, request] of [
+      ['copyBackup', COPY_REQUEST],
+      ['copyRepository', { to: 'off-site', vm: 'web-1' }],
+    ] as const) {
+      await record(`${workflow}-success`, request, copySteps());
+      await record(`${workflow}-failure`, request, { ...copySteps(), copyBackupFiles: fails('RepositoryFull') });
+      const held = { ...copySteps(), copyBackupFiles: untilCancelled };
+      await record(`${workflow}-cancelled`, request, held, cancelledAt('copyBackupFiles'));
+    }
   });
 
   it('records those of quick restore', async () => {

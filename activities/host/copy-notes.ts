@@ -1,0 +1,34 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { copyPlan } from '../../schemas/copy.ts';
+import { blobKey, uuid } from '../../schemas/names.ts';
+import { listIds, readJson, writeJson } from './json-notes.ts';
+
+const copyNote = z.object({
+  plan: copyPlan,
+  /** When the first attempt began: the time limit counts from there. */
+  startedMs: z.number(),
+  /** Files that were begun in the target. */
+  files: z.array(z.object({ file: blobKey, token: z.string() })),
+});
+export type CopyNote = z.infer<typeof copyNote>;
+
+/** What the host keeps of a backup's copy while it is made, so that a new attempt goes on, and its files are found again. */
+export class CopyNotes {
+  readonly #root: string;
+  constructor(root: string) {
+    this.#root = root;
+  }
+
+  #folder = (operationId: string): string => join(this.#root, uuid.parse(operationId));
+
+  read = (operationId: string): Promise<CopyNote | undefined> =>
+    readJson(join(this.#folder(operationId), 'copy.json'), copyNote);
+  write = (note: CopyNote): Promise<void> => writeJson(this.#folder(note.plan.operationId), 'copy.json', note);
+  list = (): Promise<{ id: string; touchedMs: number }[]> => listIds(this.#root);
+
+  async remove(operationId: string): Promise<void> {
+    await rm(this.#folder(operationId), { recursive: true, force: true });
+  }
+}
