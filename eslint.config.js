@@ -17,6 +17,7 @@ const borders = {
     { group: ['**/catalog/**', '**/libvirt/**'], message: 'Files are read out of a repository alone.' },
   ],
   copier: [noTemporal, { group: ['**/activities/**', '**/catalog/**'], message: 'The copier serves activities.' }],
+  gateway: [noTemporal, { group: ['**/catalog/**'], message: 'A gateway needs no installation.' }],
   catalog: [noTemporal, { group: ['**/activities/**', '**/copier/**'], message: 'The catalog serves activities.' }],
   standalone: [noTemporal, { group: ['**/catalog/**'], message: 'Works when the catalog and Temporal are lost.' }],
   workflows: [

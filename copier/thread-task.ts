@@ -29,5 +29,15 @@ export type TaskHandler<T extends ThreadTask = ThreadTask, R = unknown> = (
   context: ThreadContext,
 ) => Promise<R>;
 
+/** A result whose memory goes over to the main thread, instead of being copied there: none of it came from `buffer`. */
+export class Moved<T> {
+  readonly value: T;
+  readonly buffers: readonly ArrayBuffer[];
+  constructor(value: T, buffers: readonly ArrayBuffer[]) {
+    this.value = value;
+    this.buffers = buffers;
+  }
+}
+
 /** Length of a segment's data before compression, and the default size of a task's buffer. */
 export const SEGMENT_BYTES = 4 * 1024 * 1024;

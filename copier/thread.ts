@@ -3,7 +3,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { recordError, reviveError } from './thread-errors.ts';
 import type { FromThread, ThreadData, ToThread } from './thread-messages.ts';
 import { ThreadResources } from './thread-resources.ts';
-import { SEGMENT_BYTES, type TaskHandler, type ThreadContext, type ThreadTask } from './thread-task.ts';
+import { Moved, SEGMENT_BYTES, type TaskHandler, type ThreadContext, type ThreadTask } from './thread-task.ts';
 import { TaskBuffers } from './thread-buffers.ts';
 
 if (!parentPort) throw new Error('copier/thread.ts runs in a worker thread');
@@ -15,7 +15,7 @@ const running = new Map<number, AbortController>();
 const questions = new Map<number, PromiseWithResolvers<unknown>>();
 let lastAskId = 0;
 
-const tell = (message: FromThread) => port.postMessage(message);
+const tell = (message: FromThread, moved: readonly ArrayBuffer[] = []) => port.postMessage(message, moved);
 
 port.on('message', (message: ToThread) => {
   switch (message.type) {
@@ -61,7 +61,9 @@ async function run(id: number, task: ThreadTask): Promise<void> {
   };
   try {
     const handle = await handlerOf(task.kind);
-    tell({ type: 'done', id, result: await handle(task, context) });
+    const result = await handle(task, context);
+    if (result instanceof Moved) tell({ type: 'done', id, result: result.value }, result.buffers);
+    else tell({ type: 'done', id, result });
   } catch (error) {
     tell({ type: 'failed', id, error: recordError(error) });
   } finally {

@@ -9,23 +9,35 @@ export interface IoErrorPolicy {
 /** By the path of the disk's image. */
 export type IoErrorPolicies = Readonly<Record<string, IoErrorPolicy>>;
 
+/** An NBD export on a unix socket. */
+export interface NbdExport {
+  socketPath: string;
+  exportName: string;
+}
+
 /**
- * The same domain, its images layered on these chains of qcow2 files, nearest first: QEMU opens these and no others,
- * whatever names the files themselves hold. libvirt gives the files to nobody: they keep owner and label. A read or write
- * that fails stops the guest instead of reaching it as an error.
- * @param chains by the path of the disk's image
+ * How long QEMU holds requests back while the connection to an export is lost; then they fail, which stops the guest. The
+ * drivers of some guests give a request up after 30 s. libvirt knows it in versions after 9.0 and passes it over before
+ * (docs/formatdomain.rst, `reconnect`): there they fail at once.
+ */
+const RECONNECT_SECONDS = 20;
+
+/**
+ * The same domain, its images layered on these exports, each a raw disk: QEMU opens these and no file that an image names. A read
+ * or write that fails stops the guest instead of reaching it as an error.
+ * @param exports by the path of the disk's image
  * @throws DomainXmlError when a disk has no such image
  */
-export function layerOnFiles(xml: string, chains: Readonly<Record<string, readonly string[]>>): string {
+export function layerOnExports(xml: string, exports: Readonly<Record<string, NbdExport>>): string {
   const root = parseXml(xml, 'domain');
-  for (const [image, files] of Object.entries(chains)) {
+  for (const [image, beneath] of Object.entries(exports)) {
     const disk = diskOf(root, image);
     const driver = ensure(disk, 'driver', 'source');
     driver.setAttribute('type', 'qcow2');
     driver.setAttribute('error_policy', 'stop');
     driver.setAttribute('rerror_policy', 'stop');
     for (const former of children(disk, 'backingStore')) former.parentNode?.removeChild(former);
-    insertAfter(child(disk, 'source'), backingStore(disk, files));
+    insertAfter(child(disk, 'source'), exportAsBackingStore(disk, beneath));
   }
   return serializeXml(root);
 }
@@ -41,7 +53,7 @@ export function ioErrorPoliciesOf(xml: string, images: readonly string[]): IoErr
   );
 }
 
-/** Undoes `layerOnFiles` for images that depend on nothing any more. Images that the domain has no more are passed over. */
+/** Undoes `layerOnExports` for images that depend on nothing any more. Images that the domain has no more are passed over. */
 export function standAlone(xml: string, policies: IoErrorPolicies): string {
   const root = parseXml(xml, 'domain');
   for (const [image, { write, read }] of Object.entries(policies)) {
@@ -60,23 +72,27 @@ export function standAlone(xml: string, policies: IoErrorPolicies): string {
   return serializeXml(root);
 }
 
-/** An empty <backingStore/> ends the chain: libvirt asks the last file for no name. */
-function backingStore(disk: Element, files: readonly string[]): Element {
-  const make = (name: string, attributes: Record<string, string> = {}): Element => {
+/** What an image lies on when that is an export. An empty <backingStore/> ends the chain: libvirt asks nothing for a name. */
+export function exportAsBackingStore(disk: Element, { socketPath, exportName }: NbdExport): Element {
+  const make = (name: string, attributes: Record<string, string>, ...within: Element[]): Element => {
     const made = disk.ownerDocument?.createElement(name);
     if (made === undefined) throw new DomainXmlError(`cannot add <${name}>`);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    for (const each of within) made.appendChild(each);
     return made;
   };
-  return files.toReversed().reduce((beneath, file) => {
-    const store = make('backingStore', { type: 'file' });
-    const source = make('source', { file });
-    for (const model of ['dac', 'selinux']) source.appendChild(make('seclabel', { model, relabel: 'no' }));
-    store.appendChild(make('format', { type: 'qcow2' }));
-    store.appendChild(source);
-    store.appendChild(beneath);
-    return store;
-  }, make('backingStore'));
+  return make(
+    'backingStore',
+    { type: 'network' },
+    make('format', { type: 'raw' }),
+    make(
+      'source',
+      { protocol: 'nbd', name: exportName },
+      make('host', { transport: 'unix', socket: socketPath }),
+      make('reconnect', { delay: String(RECONNECT_SECONDS) }),
+    ),
+    make('backingStore', {}),
+  );
 }
 
 function diskOf(root: Element, image: string): Element {

@@ -1,3 +1,4 @@
+import { exportAsBackingStore } from './backing-chain-xml.ts';
 import { attribute, child, children, DomainXmlError, type Element, parseXml, serializeXml, text } from './xml.ts';
 
 /** Where a disk of the throw-away domain comes from: a qcow2 layer of its own over an NBD export that nobody can write to. */
@@ -178,13 +179,7 @@ function disk(device: Element, disks: readonly ThrowAwayDisk[]): Element | undef
   // What the guest writes is thrown away, so no write of it needs to be durable.
   made.appendChild(element(device, 'driver', { name: 'qemu', type: 'qcow2', cache: 'unsafe', discard: 'unmap' }));
   made.appendChild(element(device, 'source', { file: given.overlayPath }));
-  const backing = element(device, 'backingStore', { type: 'network' });
-  backing.appendChild(element(device, 'format', { type: 'raw' }));
-  const source = element(device, 'source', { protocol: 'nbd', name: given.exportName });
-  source.appendChild(element(device, 'host', { transport: 'unix', socket: given.socketPath }));
-  backing.appendChild(source);
-  backing.appendChild(element(device, 'backingStore')); // ends the chain: libvirt asks nothing for the name of a further one
-  made.appendChild(backing);
+  made.appendChild(exportAsBackingStore(device, given));
   made.appendChild(element(device, 'target', pick(target, ['dev', 'bus', 'rotation_rate'])));
   for (const name of KEPT_DISK) for (const part of children(device, name)) made.appendChild(part.cloneNode(true));
   return made;

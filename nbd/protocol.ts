@@ -9,10 +9,13 @@ export const REPLY_MAGIC = 0x0003e889045565a9n;
 export const FLAG_FIXED_NEWSTYLE = 0x1;
 export const FLAG_NO_ZEROES = 0x2;
 
+export const OPT_EXPORT_NAME = 1;
 export const OPT_ABORT = 2;
 export const OPT_LIST = 3;
+export const OPT_INFO = 6;
 export const OPT_GO = 7;
 export const OPT_STRUCTURED_REPLY = 8;
+export const OPT_LIST_META_CONTEXT = 9;
 export const OPT_SET_META_CONTEXT = 10;
 
 export const REP_ACK = 1;
@@ -21,16 +24,24 @@ export const REP_INFO = 3;
 export const REP_META_CONTEXT = 4;
 /** Replies with this bit are errors. */
 export const REP_ERROR_BIT = 0x80000000;
+export const REP_ERR_UNSUP = 0x80000001;
+export const REP_ERR_INVALID = 0x80000003;
+export const REP_ERR_UNKNOWN = 0x80000006;
+export const REP_ERR_TOO_BIG = 0x80000009;
 
 export const INFO_EXPORT = 0;
 export const INFO_BLOCK_SIZE = 3;
 
+export const TRANSMISSION_HAS_FLAGS = 0x1;
 export const TRANSMISSION_READ_ONLY = 0x2;
 export const TRANSMISSION_CAN_MULTI_CONN = 0x100;
 
 export const CMD_READ = 0;
+export const CMD_WRITE = 1;
 export const CMD_DISC = 2;
 export const CMD_BLOCK_STATUS = 7;
+/** Of a block status command: one extent is enough. */
+export const CMD_FLAG_REQ_ONE = 0x8;
 
 export const REQUEST_MAGIC = 0x25609513;
 export const SIMPLE_REPLY_MAGIC = 0x67446698;
@@ -49,6 +60,8 @@ export const CHUNK_ERROR_BIT = 0x8000;
 /** Longest string the protocol allows: an export's or a context's name, in bytes of UTF-8. */
 export const MAX_STRING_BYTES = 4096;
 
+/** `base:allocation`: nothing is stored for the extent. */
+export const STATE_HOLE = 0x1;
 /** `base:allocation`: the extent reads as zeroes. A hole without this bit may hold anything. */
 export const STATE_ZERO = 0x2;
 /** `qemu:dirty-bitmap:<name>`: the extent is dirty. Source: qemu docs/interop/nbd.txt */

@@ -16,8 +16,11 @@ export interface Stretch {
 }
 
 /** Guest bytes that are looked at at once: a multiple of every cluster size. */
-const WINDOW_BYTES = 512 * 1024 * 1024;
+export const WINDOW_BYTES = 512 * 1024 * 1024;
 const MAX_GRANULE_BYTES = 65_536;
+
+/** Runs `work` on one file of a chain, so that a failure can name it. */
+type Wrap = <T>(file: number, work: () => Promise<T>) => Promise<T>;
 
 /**
  * What a guest reads through a chain, in guest order; what is not mentioned reads as zeroes. Stretches end where
@@ -27,22 +30,47 @@ const MAX_GRANULE_BYTES = 65_536;
  */
 export async function* chainMap(
   chain: readonly Qcow2Reader[],
-  wrap: <T>(file: number, work: () => Promise<T>) => Promise<T> = (_, work) => work(),
+  wrap: Wrap = (_, work) => work(),
 ): AsyncGenerator<Stretch[]> {
-  const top = chain.at(-1);
-  if (!top || chain.length >= 0xffff) throw new RangeError(`a chain of ${chain.length} files`);
-  const granule = Math.min(MAX_GRANULE_BYTES, ...chain.map(({ header }) => header.clusterBytes));
-  const owners = new Uint16Array(WINDOW_BYTES / granule); // 0: zeroes, else index of the file + 1
-  const limits = visibleSizes(chain);
-  const { virtualSizeBytes } = top.header;
-  for (let start = 0; start < virtualSizeBytes; start += WINDOW_BYTES) {
+  const map = new ChainMap(chain, wrap);
+  for (let start = 0; start < map.virtualSizeBytes; start += WINDOW_BYTES) {
+    if (map.hasTables(start)) yield await map.window(start);
+  }
+}
+
+/** The same, for one window of `WINDOW_BYTES` at a time. */
+export class ChainMap {
+  readonly virtualSizeBytes: number;
+  readonly #chain: readonly Qcow2Reader[];
+  readonly #wrap: Wrap;
+  readonly #granule: number;
+  readonly #limits: readonly number[];
+
+  constructor(chain: readonly Qcow2Reader[], wrap: Wrap = (_, work) => work()) {
+    const top = chain.at(-1);
+    if (!top || chain.length >= 0xffff) throw new RangeError(`a chain of ${chain.length} files`);
+    this.virtualSizeBytes = top.header.virtualSizeBytes;
+    this.#chain = chain;
+    this.#wrap = wrap;
+    this.#granule = Math.min(MAX_GRANULE_BYTES, ...chain.map(({ header }) => header.clusterBytes));
+    this.#limits = visibleSizes(chain);
+  }
+
+  /** Whether any file knows of anything in the window that begins at `start`. */
+  hasTables(start: number): boolean {
+    return this.#chain.some((image) => image.hasTables(start, start + WINDOW_BYTES));
+  }
+
+  /** What is to be read in the window that begins at `start`, a multiple of `WINDOW_BYTES`; in guest order. */
+  async window(start: number): Promise<Stretch[]> {
     const end = start + WINDOW_BYTES;
-    if (!chain.some((image) => image.hasTables(start, end))) continue;
-    const layers: Mapping[][] = [];
-    for (const [file, image] of chain.entries()) {
-      layers.push(image.hasTables(start, end) ? await wrap(file, () => image.mappings(start, end)) : []);
-    }
-    owners.fill(0);
+    const granule = this.#granule;
+    const owners = new Uint16Array(WINDOW_BYTES / granule); // 0: zeroes, else index of the file + 1
+    const layers = await Promise.all(
+      this.#chain.map(async (image, file) =>
+        image.hasTables(start, end) ? await this.#wrap(file, () => image.mappings(start, end)) : [],
+      ),
+    );
     for (const [file, mappings] of layers.entries()) {
       for (const { guestOffset, lengthBytes, kind } of mappings) {
         const first = (guestOffset - start) / granule;
@@ -52,7 +80,7 @@ export async function* chainMap(
     const stretches: Stretch[] = [];
     for (const [file, mappings] of layers.entries()) {
       const owner = file + 1;
-      const limit = limits[file] ?? 0;
+      const limit = this.#limits[file] ?? 0;
       for (const mapping of mappings) {
         if (mapping.kind === 'zero') continue;
         const last = (mapping.guestOffset + mapping.lengthBytes - start) / granule;
@@ -66,7 +94,7 @@ export async function* chainMap(
         }
       }
     }
-    yield stretches.sort((a, b) => a.guestOffset - b.guestOffset);
+    return stretches.sort((a, b) => a.guestOffset - b.guestOffset);
   }
 }
 

@@ -5,6 +5,7 @@ import { CaptureStore } from '../activities/host/capture-store.ts';
 import { CopyNotes } from '../activities/host/copy-notes.ts';
 import type { HostDependencies } from '../activities/host/dependencies.ts';
 import { Fence } from '../activities/host/fence.ts';
+import { Gateways } from '../activities/host/gateways.ts';
 import { HostState } from '../activities/host/host-state.ts';
 import { createHostActivities, createHostDataActivities, createHostJobActivities } from '../activities/host/index.ts';
 import { Paces } from '../activities/host/paces.ts';
@@ -18,6 +19,7 @@ import { CONTROL_QUEUE, hostDataQueue, hostJobsQueue, hostQueue } from '../schem
 import { daemonRootOf } from './daemon-root.ts';
 import { failureInterceptor } from './failure-interceptor.ts';
 import type { Installation, TemporalOptions } from './installation.ts';
+import { keepGateways } from './gateway-keeper.ts';
 import { holdAlone } from './single-instance.ts';
 import { connectClient } from './connect-client.ts';
 import { connectWorker, installRuntime } from './temporal.ts';
@@ -57,6 +59,12 @@ export async function runHostWorker(installation: Installation, options: HostWor
   await using guard = startThawGuard(libvirt.address);
   await using copier = createCopierPool();
   const captures = new CaptureStore(join(stateDir, 'captures'));
+  const state = new HostState({
+    stateDir,
+    scratchDir: options.scratchDir ?? join(stateDir, 'scratch'),
+    runtimeDir: process.getuid?.() === 0 ? '/run/holdfast' : `/tmp/holdfast-${process.getuid?.() ?? 0}`,
+  });
+  const gateways = new Gateways(state);
   const dependencies: HostDependencies & { restores: RestoreNotes } = {
     host,
     slots,
@@ -64,20 +72,18 @@ export async function runHostWorker(installation: Installation, options: HostWor
     guard,
     copier,
     openStore: openBlobStore,
-    state: new HostState({
-      stateDir,
-      scratchDir: options.scratchDir ?? join(stateDir, 'scratch'),
-      runtimeDir: process.getuid?.() === 0 ? '/run/holdfast' : `/tmp/holdfast-${process.getuid?.() ?? 0}`,
-    }),
+    state,
     captures,
     restores: new RestoreNotes(join(stateDir, 'restores')),
     fence: new Fence(),
     paces: new Paces(log),
     rewrites: new RewriteNotes(join(stateDir, 'rewrites')),
     copies: new CopyNotes(join(stateDir, 'copies')),
+    gateways,
     daemonRoot: () => daemonRootOf(address.path),
     versions: () => versionsOf(libvirt),
   };
+  await using _keeper = keepGateways(gateways, log);
   const connection = await connectWorker(temporal, signal, log);
   try {
     const common = {

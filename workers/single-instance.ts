@@ -1,10 +1,11 @@
 import { mkdir, open, readFile, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { identityOf } from '../activities/process-identity.ts';
 
 /**
  * Waits until this process is the only one that holds the lock file. A host has one worker: two would both take
- * the copies of one backup. A lock whose process is gone is taken over.
+ * the copies of one backup. A lock whose process is gone is taken over. The file holds the process's `identityOf`.
  */
 export async function holdAlone(
   path: string,
@@ -28,16 +29,8 @@ export async function holdAlone(
       await rm(path, { force: true });
       continue;
     }
-    if (!told) log(`waiting: process ${pid} is the worker of this host already`);
+    if (!told) log(`waiting: process ${pid} does this already`);
     told = true;
     await sleep(1000, undefined, { signal });
   }
-}
-
-/** Process id and start time, so that a reused id is not taken for the holder. Source: proc(5), stat, field 22 */
-async function identityOf(pid: number): Promise<string> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  if (fields[0] === 'Z') return '';
-  return stat === '' ? '' : `${pid} ${fields[19] ?? ''}`;
 }

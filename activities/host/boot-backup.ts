@@ -9,7 +9,6 @@ import { openRepository } from '../../repository/identity.ts';
 import { validationKey } from '../../repository/layout.ts';
 import { readManifest } from '../../repository/manifest.ts';
 import { keysFor } from '../../repository/repository-keys.ts';
-import { filePathOf } from '../../repository/source.ts';
 import { sealBytes, unsealManifest } from '../../repository/sealed-manifest.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest } from '../../schemas/manifest.ts';
@@ -22,7 +21,8 @@ import { runInGuest } from './guest-command.ts';
 import { findingOf } from './hash-backup.ts';
 import { isPng, pngFromPpm } from './png-from-ppm.ts';
 import { diskOfFile, filesOfDisk, readManifestChain } from './restore-chain.ts';
-import { createThrowAwayVms, type StoredDisk, type ThrowAwayVm } from './throw-away-vm.ts';
+import type { DiskToServe } from './serve-backup.ts';
+import { createThrowAwayVms, type StoredBackup, type ThrowAwayVm } from './throw-away-vm.ts';
 
 /** What a throw-away VM needs of the host's memory, and what there is. */
 export interface Room {
@@ -71,7 +71,7 @@ export const createBootBackup = (dependencies: HostDependencies) => {
           taken.set(plan.validationId, memoryBytes);
           try {
             step('starting the throw-away VM');
-            const vm = await vms.start(plan, prepared.manifest, prepared.disks, { signal });
+            const vm = await vms.start(plan, prepared, { signal });
             return await examine(plan, vm, prepared.store, step, signal);
           } catch (error) {
             if (error instanceof DomainXmlError) return notStarted(plan, error.message, startedMs);
@@ -88,25 +88,23 @@ export const createBootBackup = (dependencies: HostDependencies) => {
   };
 
   /** The stored files of each disk, whose headers are proved to name what the manifests say and nothing else. */
-  async function prepare(
-    plan: ValidationPlan,
-    signal: AbortSignal,
-  ): Promise<{ store: BlobStore; manifest: Manifest; disks: StoredDisk[] }> {
-    const store = openStore(plan.repository.location);
-    await openRepository(store, plan.repository);
-    const manifests = await readManifestChain(store, plan.vm.uuid, plan.backupId);
-    const listed = manifests.get(plan.backupId);
+  async function prepare(plan: ValidationPlan, signal: AbortSignal): Promise<StoredBackup & { store: BlobStore }> {
+    const { repository } = plan;
+    const store = openStore(repository.location);
+    await openRepository(store, repository);
+    const chain = await readManifestChain(store, plan.vm.uuid, plan.backupId);
+    const listed = chain.get(plan.backupId);
     if (listed === undefined) throw new HoldfastError('BackupNotFound', `no manifest of backup ${plan.backupId}`);
-    const keys = await keysFor(store, plan.repository);
+    const keys = await keysFor(store, repository);
     const manifest = await unsealManifest(listed, keys);
-    const disks: StoredDisk[] = [];
+    const disks: DiskToServe[] = [];
     for (const { target, virtualSizeBytes } of manifest.disks) {
-      const stored = filesOfDisk(manifests, plan.backupId, target).map((link) => diskOfFile(manifests, link));
-      const chain = await openChainFiles(store, keys, stored);
-      await checkChainHeaders({ chain, virtualSizeBytes, signal });
-      disks.push({ target, virtualSizeBytes, files: chain.map(({ source }) => filePathOf(source)) });
+      const links = filesOfDisk(chain, plan.backupId, target);
+      const stored = links.map((link) => diskOfFile(chain, link));
+      await checkChainHeaders({ chain: await openChainFiles(store, keys, stored), virtualSizeBytes, signal });
+      disks.push({ target, virtualSizeBytes, chain: links });
     }
-    return { store, manifest, disks };
+    return { store, repository, manifest, chain, disks };
   }
 
   function roomFor(memoryBytes: number): Room {

@@ -5,6 +5,9 @@ import type { RepositoryKeys } from '../../repository/repository-keys.ts';
 import { readSums } from '../../repository/sums.ts';
 import type { ManifestDisk } from '../../schemas/manifest.ts';
 
+/** What a manifest says of a stored file that it takes to read it. */
+export type StoredDiskFile = Pick<ManifestDisk, 'file' | 'storedBytes' | 'sums' | 'encryption'>;
+
 /**
  * Stored files, ready to be read: with their sums, and opened where they are encrypted. No data is read.
  * @param keys of their repository; null where it is not encrypted
@@ -13,7 +16,7 @@ import type { ManifestDisk } from '../../schemas/manifest.ts';
 export const openChainFiles = (
   store: BlobStore,
   keys: RepositoryKeys | null,
-  disks: readonly ManifestDisk[],
+  disks: readonly StoredDiskFile[],
 ): Promise<ChainFile[]> =>
   Promise.all(
     disks.map(async (stored) => ({

@@ -6,6 +6,7 @@ import { LibvirtError, type Domain, type LibvirtEvent } from '../../libvirt/libv
 import { openRepository } from '../../repository/identity.ts';
 import { readSums } from '../../repository/sums.ts';
 import type { Consolidation, PullState } from '../../schemas/consolidation.ts';
+import { HoldfastError } from '../../schemas/failures.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
@@ -22,7 +23,7 @@ const PAUSED_IOERROR = 5;
 const PROGRESS_EVERY_MS = 2000;
 
 export const createConsolidate = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
-  const { libvirt, openStore, restores, host } = dependencies;
+  const { gateways, libvirt, openStore, restores, host, state: hostState } = dependencies;
   const swaps = createSwapDisks(dependencies);
   const probe = new RepositoryProbe();
 
@@ -56,7 +57,8 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
         next = events.next();
         const event = happened.value as LibvirtEvent | undefined;
         if (event?.kind === 'blockJob2' && event.jobType === 'pull' && event.status === 'failed') {
-          const pullFailed = `the pull of disk ${event.target} ended with an error`;
+          const why = await gateways.problem(consolidation.id);
+          const pullFailed = `the pull of disk ${event.target} ended with an error${why === null ? '' : `: ${why}`}`;
           return { ...now, state: 'waiting', waitingFor: pullFailed, pullFailed };
         }
       }
@@ -88,6 +90,8 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
           const xml = await libvirt.domainXml(domain, { inactive: true }, { signal });
           await libvirt.define(standAlone(xml, note.policies), {}, { signal });
         }
+        await gateways.end(id);
+        await hostState.remove(id);
         if (!keepFormer) await swaps.finishRestore({ ...plan, start: false }, prepared);
         await restores.remove(id);
       });
@@ -147,7 +151,7 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
         disks,
       });
     }
-    const problem = await problemOf(consolidation);
+    const problem = await problemOf(consolidation, signal);
     if (problem !== undefined) {
       const paused = isStill ? ', and the guest stands still' : '';
       return state({ state: 'waiting', waitingFor: `waiting for the repository${paused}: ${problem}`, disks });
@@ -163,9 +167,18 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
     });
   }
 
-  async function problemOf({ plan, prepared }: Consolidation): Promise<string | undefined> {
+  /** Why the disks cannot be pulled at the moment, if they cannot. */
+  async function problemOf({ id, plan, prepared }: Consolidation, signal: AbortSignal): Promise<string | undefined> {
     const keys = prepared.disks.flatMap(({ chain }) => chain.map(({ file }) => file));
-    return await probe.problem(openStore(plan.repository.location), plan.repository.id, keys);
+    const problem = await probe.problem(openStore(plan.repository.location), plan.repository.id, keys);
+    if (problem !== undefined) return problem;
+    try {
+      await gateways.ensure(id, { signal });
+      return undefined;
+    } catch (error) {
+      if (error instanceof HoldfastError) return error.message;
+      throw error;
+    }
   }
 
   async function beginPull(

@@ -5,6 +5,7 @@ import type { RepositoryLocation } from '../../schemas/repository.ts';
 import type { CaptureStore } from './capture-store.ts';
 import type { CopyNotes } from './copy-notes.ts';
 import type { Fence } from './fence.ts';
+import type { Gateways } from './gateways.ts';
 import type { HostState } from './host-state.ts';
 import type { Paces } from './paces.ts';
 import type { RewriteNotes } from './rewrite-notes.ts';
@@ -25,6 +26,7 @@ export interface HostDependencies {
   paces: Paces;
   rewrites: RewriteNotes;
   copies: CopyNotes;
+  gateways: Gateways;
   /** Folder under which libvirtd and its QEMU see their files: "/", or `/proc/<pid>/root` of a daemon in a container. */
   daemonRoot: () => Promise<string>;
   /** What goes into a manifest: Holdfast, Node, libvirt, QEMU. */

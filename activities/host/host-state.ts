@@ -12,6 +12,7 @@ export class HostState {
   readonly capturesFolder: string;
   readonly mergesFolder: string;
   readonly validationsFolder: string;
+  readonly gatewaysFolder: string;
   readonly #scratchRoot: string;
   readonly #socketRoot: string;
 
@@ -19,6 +20,7 @@ export class HostState {
     this.capturesFolder = join(stateDir, 'captures');
     this.mergesFolder = join(stateDir, 'merges');
     this.validationsFolder = join(stateDir, 'validations');
+    this.gatewaysFolder = join(stateDir, 'gateways');
     this.#scratchRoot = scratchDir;
     this.#socketRoot = join(runtimeDir, createHash('sha256').update(stateDir).digest('hex').slice(0, 12));
   }
@@ -59,6 +61,14 @@ export class HostState {
       await mkdir(folder, { mode: 0o700 });
       if (owner !== undefined && process.getuid?.() === 0) await chown(folder, owner.uid, owner.gid);
     }
+  }
+
+  /** The folder for sockets alone; one that is there keeps what is in it. */
+  async prepareSockets(id: string, owner: { uid: number; gid: number } | undefined): Promise<void> {
+    await mkdir(this.#socketRoot, { recursive: true, mode: 0o711 });
+    const folder = this.socketFolder(id);
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    if (owner !== undefined && process.getuid?.() === 0) await chown(folder, owner.uid, owner.gid);
   }
 
   async remove(backupId: string): Promise<void> {

@@ -1,32 +1,38 @@
 import { rm } from 'node:fs/promises';
-import { ioErrorPoliciesOf, layerOnFiles } from '../../libvirt/backing-chain-xml.ts';
+import { ioErrorPoliciesOf, layerOnExports, type NbdExport } from '../../libvirt/backing-chain-xml.ts';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import { LibvirtError, type Domain } from '../../libvirt/libvirt.ts';
+import { qemuUserOf } from '../../libvirt/qemu-user.ts';
+import { nbdUri } from '../../gateway/serve-disks.ts';
+import type { BlobStore } from '../../repository/blob-store.ts';
+import { checkChainHeaders } from '../../copier/chain-headers.ts';
 import { openRepository } from '../../repository/identity.ts';
 import type { RestoredVm } from '../../schemas/backup.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
-import type { PreparedRestore, RestorePlan } from '../../schemas/restore-plan.ts';
+import type { DiskToRestore, PreparedRestore, RestorePlan } from '../../schemas/restore-plan.ts';
+import { keysFor } from '../../repository/repository-keys.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { runCommand } from '../run-command.ts';
+import { openChainFiles } from './chain-files.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
 import { powerOf } from './power.ts';
 import { readQuickNote, writeQuickNote } from './quick-restore-notes.ts';
-import { readManifestChain } from './restore-chain.ts';
+import { diskOfFile, readManifestChain, type ManifestChain } from './restore-chain.ts';
 import { restoreFence } from './restore-disk.ts';
 import type { RestoreNotes } from './restore-notes.ts';
-import { chainForQemu } from './stored-chain-files.ts';
+import { serveBackup } from './serve-backup.ts';
 import { createSwapDisks } from './swap-disks.ts';
 
 export const createQuickRestore = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
-  const { fence, host, libvirt, openStore, restores } = dependencies;
+  const { fence, gateways, host, libvirt, openStore, restores, state } = dependencies;
   const swaps = createSwapDisks(dependencies);
 
   return {
     /**
-     * Starts the VM on empty overlays over the backup's files, in the places where its disks are going to be. The former
-     * disks stay beside until the new ones depend on nothing. Repeatable: a VM that runs so already is not started again.
-     * @throws IntegrityMismatch, VmNotStopped, VmDefinitionInvalid, VmStartFailed
+     * Starts the VM on empty overlays over a gateway that serves the backup, in the places where its disks are going to be. The
+     * former disks stay beside until the new ones depend on nothing. Repeatable: a VM that runs so already is not started again.
+     * @throws IntegrityMismatch, GatewayFailed, VmNotStopped, VmDefinitionInvalid, VmStartFailed
      */
     async bootOnBackup(plan: RestorePlan, prepared: PreparedRestore): Promise<RestoredVm> {
       return await alone(plan, 'booting the VM on the backup', async (signal) => {
@@ -49,7 +55,7 @@ export const createQuickRestore = (dependencies: HostDependencies & { restores: 
         };
         if (noted === undefined) await writeQuickNote(restores, plan.restoreId, note);
 
-        const chains = await layOverlays(plan, prepared, signal);
+        const exports = await layOverlays(plan, prepared, signal);
         await swaps.swapDisks(plan, {
           ...prepared,
           disks: prepared.disks.map((disk) => ({ ...disk, format: 'qcow2' })),
@@ -57,9 +63,9 @@ export const createQuickRestore = (dependencies: HostDependencies & { restores: 
         const domain = await domainOf(libvirt, prepared.vm, host, { signal });
         const xml = await libvirt.domainXml(domain, { inactive: true }, { signal });
         const policies =
-          Object.keys(note.policies).length > 0 ? note.policies : ioErrorPoliciesOf(xml, Object.keys(chains));
+          Object.keys(note.policies).length > 0 ? note.policies : ioErrorPoliciesOf(xml, Object.keys(exports));
         await writeQuickNote(restores, plan.restoreId, { ...note, policies });
-        await libvirt.define(layerOnFiles(xml, chains), {}, { signal });
+        await libvirt.define(layerOnExports(xml, exports), {}, { signal });
         await start(domain, signal);
         await writeQuickNote(restores, plan.restoreId, { ...note, policies, booted: true });
         return result;
@@ -111,27 +117,53 @@ export const createQuickRestore = (dependencies: HostDependencies & { restores: 
     return await withHeartbeat(step, () => fence.run(key, cancellationSignal(), work));
   }
 
-  /** Writes an empty overlay beside each disk's place. Gives the files beneath, by the place. */
+  /** Has the backup served, and writes an empty overlay beside each disk's place. Gives what lies beneath, by the place. */
   async function layOverlays(
     plan: RestorePlan,
     { disks }: PreparedRestore,
     signal: AbortSignal,
-  ): Promise<Record<string, string[]>> {
+  ): Promise<Record<string, NbdExport>> {
     const store = openStore(plan.repository.location);
     await openRepository(store, plan.repository);
-    const manifests = await readManifestChain(store, plan.vm.uuid, plan.backupId);
-    const isSwapped = (await restores.read(plan.restoreId))?.phase !== 'writing';
-    const chains: Record<string, string[]> = {};
+    const chain = await readManifestChain(store, plan.vm.uuid, plan.backupId);
+    const { restoreId: id, repository } = plan;
+    const owner = qemuUserOf(await libvirt.capabilitiesXml({ signal }));
+    const [checked, started] = await Promise.allSettled([
+      requireHeaders(store, plan, chain, disks, signal),
+      serveBackup(dependencies, { id, repository, chain, disks, owner }, { signal }),
+    ]);
+    if (checked.status === 'rejected') throw checked.reason; // it says which file, where the gateway only fails
+    if (started.status === 'rejected') throw started.reason;
+    const served = started.value;
+    const isSwapped = (await restores.read(id))?.phase !== 'writing';
+    const exports: Record<string, NbdExport> = {};
     for (const disk of disks) {
-      const files = await chainForQemu(store, manifests, disk);
-      chains[disk.path] = files;
+      const beneath = served[disk.target];
+      if (beneath === undefined) throw new RangeError(`disk ${disk.target} is not served`);
+      exports[disk.path] = beneath;
       if (isSwapped) continue; // an earlier attempt laid them all, and some are in their places
       await rm(disk.besidePath, { force: true });
       // The name in the overlay is for people and for a definition that lost the chain: better the backup than zeroes.
-      const overlay = ['-b', files[0] ?? '', '-F', 'qcow2', disk.besidePath, String(disk.virtualSizeBytes)];
+      const overlay = ['-b', nbdUri(beneath), '-F', 'raw', disk.besidePath, String(disk.virtualSizeBytes)];
       await runCommand(['qemu-img', 'create', '-q', '-u', '-f', 'qcow2', ...overlay], { signal });
     }
-    return chains;
+    return exports;
+  }
+
+  /** @throws CopierError `integrity`, `file-missing` when a file is not the one that its manifest names */
+  async function requireHeaders(
+    store: BlobStore,
+    { repository }: RestorePlan,
+    chain: ManifestChain,
+    disks: readonly DiskToRestore[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const keys = await keysFor(store, repository);
+    for (const { virtualSizeBytes, chain: links } of disks) {
+      const files = links.map((link) => diskOfFile(chain, link));
+      const stored = await openChainFiles(store, keys, files);
+      await checkChainHeaders({ chain: stored, virtualSizeBytes, signal });
+    }
   }
 
   async function start(domain: Domain, signal: AbortSignal): Promise<void> {
@@ -143,8 +175,7 @@ export const createQuickRestore = (dependencies: HostDependencies & { restores: 
       if (powerOf((await libvirt.state(domain, { signal })).state) === 'running') return;
       throw new HoldfastError(
         'VmStartFailed',
-        `VM ${domain.name} does not start on the backup: ${error.message}; QEMU must be able to read the repository's files ` +
-          'on this host (docs/operating.md, "Quick restore"); or restore without --quick',
+        `VM ${domain.name} does not start on the backup: ${error.message}; or restore without --quick`,
         { cause: error },
       );
     }
@@ -174,5 +205,7 @@ export const createQuickRestore = (dependencies: HostDependencies & { restores: 
       if (domain !== undefined && quick.formerXml !== null) await libvirt.define(quick.formerXml, {}, { signal });
     }
     await swaps.undoRestore(plan);
+    await gateways.end(plan.restoreId);
+    await state.remove(plan.restoreId);
   }
 };

@@ -25,7 +25,7 @@ interface LeftoverSort {
 }
 
 export const createReclaimLeftovers = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
-  const { captures, restores, rewrites, state, libvirt } = dependencies;
+  const { captures, gateways, restores, rewrites, state, libvirt } = dependencies;
   const backups = createEndBackup(dependencies);
   const attaching = createAttachDisk(dependencies);
   const swaps = createSwapDisks(dependencies);
@@ -83,6 +83,17 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
       async undo(id) {
         await throwAways.end(id, { signal: cancellationSignal() });
         return null;
+      },
+    },
+    {
+      list: () => gateways.list(),
+      async describe(id) {
+        const noted = (await restores.read(id)) ?? (await throwAways.notes.read(id));
+        return noted === undefined ? `gateway ${id}: the process that serves a backup` : null;
+      },
+      async undo(id) {
+        await gateways.end(id);
+        return await removeFolders(id);
       },
     },
     {

@@ -8,12 +8,14 @@ import { qemuUserOf } from '../../libvirt/qemu-user.ts';
 import { throwAwayDomain, type ThrowAwayDomain } from '../../libvirt/throw-away-domain.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest } from '../../schemas/manifest.ts';
+import type { RepositoryRecord } from '../../schemas/repository.ts';
 import { runCommand } from '../run-command.ts';
-import { startChainServer } from './chain-server.ts';
 import type { HostDependencies } from './dependencies.ts';
-import { endImageServer, type ImageServer } from './image-server.ts';
+import { endImageServer } from './image-server.ts';
 import { placeOfKeptFile } from './kept-file-place.ts';
 import { statIfThere } from './stat-if-there.ts';
+import type { ManifestChain } from './restore-chain.ts';
+import { serveBackup, type DiskToServe } from './serve-backup.ts';
 import { throwAwayName, ValidationNotes, type ThrowAwayNote } from './validation-notes.ts';
 
 /** What the guest may write while it boots must fit; a guest that fills it is paused by QEMU. */
@@ -23,11 +25,12 @@ const MAX_BOOT_FILE_BYTES = 1024 * 1024 * 1024;
 const TPM_FOLDER = '/var/lib/libvirt/swtpm';
 const LOG_FOLDER = '/var/log/libvirt/qemu';
 
-/** A disk as stored: its files, base first. */
-export interface StoredDisk {
-  target: string;
-  virtualSizeBytes: number;
-  files: string[];
+/** What the throw-away VM is made of. */
+export interface StoredBackup {
+  repository: RepositoryRecord;
+  manifest: Manifest;
+  chain: ManifestChain;
+  disks: readonly DiskToServe[];
 }
 
 export interface ThrowAwayVm extends Omit<ThrowAwayDomain, 'xml'> {
@@ -38,25 +41,19 @@ export interface ThrowAwayVm extends Omit<ThrowAwayDomain, 'xml'> {
 type Owner = { uid: number; gid: number } | undefined;
 
 /** Makes and ends domains that live for one validation. Everything of one lies in folders named by the validation. */
-export const createThrowAwayVms = ({ libvirt, state, daemonRoot }: HostDependencies) => {
+export const createThrowAwayVms = ({ libvirt, state, gateways, daemonRoot }: HostDependencies) => {
   const notes = new ValidationNotes(state);
-
-  const serverOf = (validationId: string, target: string): ImageServer => ({
-    socketPath: join(state.socketFolder(validationId), target),
-    pidFile: join(state.socketFolder(validationId), `${target}.pid`),
-  });
 
   return {
     notes,
 
     /**
-     * Starts a domain on layers over the stored files, which are not written to. What it makes is noted first.
-     * @throws DomainXmlError, HoldfastError DestinationFull, VmNameTaken, LibvirtError
+     * Starts a domain on layers over a gateway that serves the backup. What it makes is noted first.
+     * @throws DomainXmlError, HoldfastError DestinationFull, GatewayFailed, VmNameTaken, LibvirtError
      */
     async start(
       ids: { validationId: string; backupId: string },
-      manifest: Manifest,
-      disks: readonly StoredDisk[],
+      { repository, manifest, chain, disks }: StoredBackup,
       { signal }: { signal: AbortSignal },
     ): Promise<ThrowAwayVm> {
       const original = parseDomainXml(manifest.domainXml.inactive);
@@ -65,7 +62,6 @@ export const createThrowAwayVms = ({ libvirt, state, daemonRoot }: HostDependenc
       const note: ThrowAwayNote = {
         ...ids,
         uuid: randomUUID(),
-        targets: disks.map(({ target }) => target),
       };
       const name = throwAwayName(ids.backupId);
       await endNamesake(ids.backupId, signal);
@@ -73,8 +69,12 @@ export const createThrowAwayVms = ({ libvirt, state, daemonRoot }: HostDependenc
       await state.prepareFor(ids.validationId, owner);
       await requireScratch(folder);
       const place = (name: string): string => join(folder, name);
-      for (const { target, virtualSizeBytes, files } of disks) {
-        await startChainServer({ files, exportName: target, owner }, serverOf(ids.validationId, target), { signal });
+      const served = await serveBackup(
+        { state, gateways },
+        { id: ids.validationId, repository, chain, disks, owner },
+        { signal },
+      );
+      for (const { target, virtualSizeBytes } of disks) {
         await runCommand(
           ['qemu-img', 'create', '-q', '-f', 'qcow2', place(`${target}.qcow2`), String(virtualSizeBytes)],
           { signal },
@@ -91,11 +91,10 @@ export const createThrowAwayVms = ({ libvirt, state, daemonRoot }: HostDependenc
         nvramPath: place('nvram.fd'),
         kernelPath: original.kernel === null ? null : place('kernel'),
         initrdPath: original.initrd === null ? null : place('initrd'),
-        disks: disks.map(({ target }) => ({
+        disks: Object.entries(served).map(([target, beneath]) => ({
           target,
           overlayPath: place(`${target}.qcow2`),
-          socketPath: serverOf(ids.validationId, target).socketPath,
-          exportName: target,
+          ...beneath,
         })),
       });
       const nvram = manifest.files.find(({ kind }) => kind === 'nvram');
@@ -130,7 +129,11 @@ export const createThrowAwayVms = ({ libvirt, state, daemonRoot }: HostDependenc
     if (note !== undefined) {
       const domain = await libvirt.lookupByUuid(note.uuid, { signal });
       if (domain?.name === throwAwayName(note.backupId)) await destroy(domain, signal);
-      for (const target of note.targets) await endImageServer(serverOf(validationId, target));
+      await gateways.end(validationId);
+      const folder = state.socketFolder(validationId);
+      for (const target of note.targets ?? []) {
+        await endImageServer({ socketPath: join(folder, target), pidFile: join(folder, `${target}.pid`) });
+      }
       const root = await daemonRoot();
       await rm(join(root, TPM_FOLDER, note.uuid), { recursive: true, force: true });
       await rm(join(root, LOG_FOLDER, `${throwAwayName(note.backupId)}.log`), { force: true });

@@ -11,8 +11,8 @@ const throwAwayNote = z.object({
   backupId: uuid,
   /** UUID of the domain. */
   uuid,
-  /** Disks that an NBD server is started for. */
-  targets: z.array(diskTarget),
+  /** Disks that a qemu-nbd was started for, by versions that had no gateway. */
+  targets: z.array(diskTarget).optional(),
 });
 export type ThrowAwayNote = z.infer<typeof throwAwayNote>;
 

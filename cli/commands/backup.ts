@@ -19,6 +19,7 @@ import { addCompressCommand } from './compress.ts';
 import { addDeleteCommand } from './delete.ts';
 import { addFilesCommand } from './files.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
+import { addMountCommand } from './mount.ts';
 import { parseWhole } from './offering.ts';
 import { addValidateCommand, validationText } from './validate.ts';
 import { addPinCommands } from './pin.ts';
@@ -120,6 +121,7 @@ export function addBackupCommands(program: Command): void {
   addValidateCommand(backup);
   addPinCommands(backup);
   addFilesCommand(backup);
+  addMountCommand(backup);
   backup
     .command('show')
     .description('show one backup: its disks, why each was copied in full, and how it came about')

@@ -1,30 +1,28 @@
 import { describe, expect, it } from 'vitest';
-import { ioErrorPoliciesOf, layerOnFiles, standAlone } from '../../libvirt/backing-chain-xml.ts';
+import { ioErrorPoliciesOf, layerOnExports, standAlone } from '../../libvirt/backing-chain-xml.ts';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 
 const domain = (disks: string): string =>
   `<domain type='kvm'><name>web-1</name><uuid>6f1c1e0e-57a4-4d55-9c0c-0e5a1b1c2d3e</uuid><devices>${disks}</devices></domain>`;
 const disk = (target: string, driver: string, more = ''): string =>
   `<disk type='file' device='disk'>${driver}<source file='/images/${target}'/>${more}<target dev='${target}'/></disk>`;
-const FILES = ['/srv/a&b/incr.qcow2', '/srv/a&b/full.qcow2'];
+const EXPORT = { socketPath: '/run/a&b/vda', exportName: 'vda' };
 
-describe('layerOnFiles', () => {
+describe('layerOnExports', () => {
   const xml = domain(
     disk('vda', `<driver name='qemu' type='raw' cache='none'/>`, '<backingStore/>') +
       disk('vdb', `<driver name='qemu' type='qcow2'/>`),
   );
-  const layered = layerOnFiles(xml, { '/images/vda': FILES });
+  const layered = layerOnExports(xml, { '/images/vda': EXPORT });
 
-  it('names every file of the chain, and that there is none beneath the last', () => {
+  it('names the export, and that there is nothing beneath it', () => {
     expect(layered).toContain(
-      `<backingStore type="file"><format type="qcow2"/><source file="/srv/a&amp;b/incr.qcow2">` +
-        `<seclabel model="dac" relabel="no"/><seclabel model="selinux" relabel="no"/></source>` +
-        `<backingStore type="file"><format type="qcow2"/><source file="/srv/a&amp;b/full.qcow2">` +
-        `<seclabel model="dac" relabel="no"/><seclabel model="selinux" relabel="no"/></source>` +
-        `<backingStore/></backingStore></backingStore><target dev="vda"/>`,
+      `<backingStore type="network"><format type="raw"/><source protocol="nbd" name="vda">` +
+        `<host transport="unix" socket="/run/a&amp;b/vda"/><reconnect delay="20"/></source>` +
+        `<backingStore/></backingStore><target dev="vda"/>`,
     );
     const [vda, vdb] = parseDomainXml(layered).disks;
-    expect(vda?.backingChain.map(({ path }) => path)).toEqual(FILES);
+    expect(vda?.backingChain).toEqual([{ sourceType: 'network', path: null, format: 'raw' }]);
     expect(vdb?.backingChain).toEqual([]);
   });
 
@@ -33,13 +31,13 @@ describe('layerOnFiles', () => {
       `<driver name="qemu" type="qcow2" cache="none" error_policy="stop" rerror_policy="stop"/>`,
     );
     expect(layered).toContain(`<driver name="qemu" type="qcow2"/>`); // vdb
-    expect(layerOnFiles(domain(disk('vda', '')), { '/images/vda': [] })).toContain(
+    expect(layerOnExports(domain(disk('vda', '')), { '/images/vda': EXPORT })).toContain(
       `<driver type="qcow2" error_policy="stop" rerror_policy="stop"/><source`,
     );
   });
 
   it('refuses an image that is not there', () => {
-    expect(() => layerOnFiles(xml, { '/images/vdc': FILES })).toThrow('the domain has no disk /images/vdc');
+    expect(() => layerOnExports(xml, { '/images/vdc': EXPORT })).toThrow('the domain has no disk /images/vdc');
   });
 });
 
@@ -60,7 +58,7 @@ describe('standAlone', () => {
     const xml = domain(disk('vda', driver));
     const policies = ioErrorPoliciesOf(xml, ['/images/vda']);
     expect(policies).toEqual({ '/images/vda': policy });
-    const back = standAlone(layerOnFiles(xml, { '/images/vda': FILES }), policies);
+    const back = standAlone(layerOnExports(xml, { '/images/vda': EXPORT }), policies);
     expect(back).toContain(expected);
     expect(back).not.toContain('backingStore');
   });

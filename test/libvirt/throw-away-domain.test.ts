@@ -40,7 +40,8 @@ describe('a throw-away domain', () => {
     expect(xml).toContain(
       `<disk type="file" device="disk"><driver name="qemu" type="qcow2" cache="unsafe" discard="unmap"/>` +
         `<source file="/scratch/vda.qcow2"/><backingStore type="network"><format type="raw"/>` +
-        `<source protocol="nbd" name="vda"><host transport="unix" socket="/run/h/vda"/></source><backingStore/></backingStore>` +
+        `<source protocol="nbd" name="vda"><host transport="unix" socket="/run/h/vda"/><reconnect delay="20"/></source>` +
+        `<backingStore/></backingStore>` +
         `<target dev="vda" bus="virtio"/><serial>S1</serial><boot order="1"/>`,
     );
     expect(xml).toContain('slot="0x04"');
