@@ -1,4 +1,4 @@
-import { Context } from '@temporalio/activity';
+import { Context, log } from '@temporalio/activity';
 import { freemem, totalmem } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkChainHeaders } from '../../copier/chain-headers.ts';
@@ -79,8 +79,10 @@ export const createBootBackup = (dependencies: HostDependencies) => {
             throw error;
           } finally {
             taken.delete(plan.validationId);
-            // Not the step's signal: it may be what ends the step. What fails here is done again by the undo.
-            await vms.end(plan.validationId, { signal: AbortSignal.timeout(CLEAN_UP_MS) }).catch(() => undefined);
+            // Not the step's signal: it may be what ends the step. What fails here is done again by the workflow's undo.
+            await vms.end(plan.validationId, { signal: AbortSignal.timeout(CLEAN_UP_MS) }).catch((error: unknown) => {
+              log.warn('the throw-away VM was not ended; the undo tries again', { backupId: plan.backupId, error });
+            });
           }
         });
       });
@@ -255,7 +257,10 @@ export const createValidationSteps = (dependencies: HostDependencies) => {
       const keys = await keysFor(store, plan.repository);
       const manifest = await readManifest(store, plan.vm.uuid, plan.backupId)
         .then((stored) => unsealManifest(stored, keys))
-        .catch(() => undefined);
+        .catch((error: unknown) => {
+          if (findingOf(error) === undefined) throw error;
+          return undefined; // missing or damaged: the step itself finds out
+        });
       return roomOf(manifest === undefined ? 0 : memoryOf(manifest), 0);
     },
 
@@ -275,8 +280,9 @@ const fenceOf = ({ validationId }: { validationId: string }): string => `boot ${
 function memoryOf(manifest: Manifest): number {
   try {
     return parseDomainXml(manifest.domainXml.inactive).memoryBytes;
-  } catch {
-    return 0;
+  } catch (error) {
+    if (error instanceof DomainXmlError) return 0;
+    throw error;
   }
 }
 
