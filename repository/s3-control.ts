@@ -67,7 +67,7 @@ function clientOf(connection: S3Connection): S3Client {
     region: place.region,
     endpoint: endpoint.href,
     forcePathStyle: place.pathStyle,
-    signer,
+    signer: { sign: (request) => signer.sign(request) }, // at the host's time, whatever the SDK would correct it to
     // Signing is the signer's; a provider here would be asked for keys a second time.
     credentials: { accessKeyId: 'of-the-signer', secretAccessKey: 'of-the-signer' },
     maxAttempts: TRIES,

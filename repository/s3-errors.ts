@@ -55,13 +55,13 @@ const TRANSIENT = new Set([
 /** Whether the same request may be answered better soon: no answer at all, 5xx, or a body that suffered on its way. */
 export const isTransient = ({ code, status }: S3Trouble): boolean =>
   status === undefined
-    ? code !== 'CredentialsProviderError'
+    ? code !== 'CredentialsProviderError' && !CERTIFICATE.test(code)
     : TRANSIENT.has(code) || [408, 429, 500, 502, 503, 504].includes(status);
 
 function codeOf(trouble: S3Trouble): BlobStoreErrorCode {
   const { code, status, message } = trouble;
   if ((code === 'AccessDenied' || code === 'InvalidRequest') && LOCKED.test(message)) return 'locked';
-  const known = BY_CODE[code];
+  const known = BY_CODE[code] ?? (trouble.status === undefined && CERTIFICATE.test(code) ? 'unavailable' : undefined);
   if (known !== undefined) return known;
   if (isTransient(trouble)) return 'unavailable';
   if (status === 404 && code === '') return 'not-found'; // an answer to HEAD; versitygw also says 404 of an unknown user
@@ -71,6 +71,8 @@ function codeOf(trouble: S3Trouble): BlobStoreErrorCode {
   return 'denied'; // the server does not want this request, and will not want it later
 }
 
+/** Names of what Node finds wrong with a certificate. Source: Node.js, tls.html, "X509 certificate error codes" */
+const CERTIFICATE = /CERT|SELF_SIGNED|^UNABLE_TO_|ISSUER/;
 const REMEDIES: Partial<Record<BlobStoreErrorCode, string>> = {
   denied: 'look at the credentials on this host and at the policy of the bucket',
   'no-bucket': 'is the bucket there, in this region?',
@@ -86,7 +88,9 @@ export function s3Error(
 ): BlobStoreError {
   const code = codeOf(trouble);
   const said = [trouble.status, plain(trouble.code, 60), plain(trouble.message, 300)].filter(Boolean).join(' ');
-  const remedy = REMEDIES[code] === undefined ? '' : `; ${REMEDIES[code]}`;
+  const isCertificate = trouble.status === undefined && CERTIFICATE.test(trouble.code);
+  const words = isCertificate ? 'name the certificate of the server with --ca-file' : REMEDIES[code];
+  const remedy = words === undefined ? '' : `; ${words}`;
   return new BlobStoreError(
     code,
     `${placeText(place)}: cannot ${act}: ${said}${tries > 1 ? ` (tried ${tries} times)` : ''}${remedy}`,
@@ -110,6 +114,13 @@ export function troubleOf(error: unknown): S3Trouble {
 /** An AggregateError, of all addresses of a host that were tried, has no message of its own. */
 const nested = (error: Error): string =>
   error instanceof AggregateError ? error.errors.map((each: unknown) => String(each)).join(', ') : error.name;
+
+/**
+ * Whether it may be what the answer to a HEAD leaves open: it has no body to tell a missing bucket from a missing object, or a wrong
+ * clock from wrong keys. A GET of the same object tells.
+ */
+export const isOfHead = (error: unknown): error is BlobStoreError =>
+  error instanceof BlobStoreError && (error.code === 'not-found' || error.code === 'denied');
 
 /**
  * The error document of an S3 answer, as far as it can be read: XML with `Code` and `Message`.

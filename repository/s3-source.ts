@@ -1,7 +1,7 @@
 import type { S3Place } from '../schemas/repository.ts';
-import { BlobStoreError, type BlobSource } from './blob-store.ts';
+import type { BlobSource } from './blob-store.ts';
 import { connectionTo } from './s3-connection.ts';
-import { s3Error } from './s3-errors.ts';
+import { isOfHead, s3Error } from './s3-errors.ts';
 import { objectKeyOf } from './s3-keys.ts';
 import { sendData } from './s3-request.ts';
 
@@ -15,8 +15,7 @@ export async function openS3Source({ place, blobKey: key }: { place: S3Place; bl
   const act = `read ${key}`;
   const { headers } = await sendData(connection, { method: 'HEAD', objectKey, act, key }).catch(
     async (error: unknown) => {
-      if (!(error instanceof BlobStoreError) || error.code !== 'not-found') throw error;
-      // Only an answer with a body tells whether it is the object that is missing, or its bucket.
+      if (!isOfHead(error)) throw error;
       await sendData(connection, { method: 'GET', objectKey, headers: { range: 'bytes=0-0' }, act, key });
       throw error;
     },

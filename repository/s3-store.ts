@@ -5,6 +5,7 @@ import { blobKey, fileName } from '../schemas/names.ts';
 import { checkKey } from './layout.ts';
 import { connectionTo } from './s3-connection.ts';
 import type { BegunUpload, S3Control, StoredObject } from './s3-control.ts';
+import { isOfHead } from './s3-errors.ts';
 import { blobKeyOf, objectKeyOf, objectPrefixOf } from './s3-keys.ts';
 import { lockOf, removeObject, requireNotLocked, s3Locks } from './s3-locks.ts';
 import { s3Upload, unlessGone } from './s3-upload.ts';
@@ -35,14 +36,16 @@ export function createS3Store(place: S3Place): BlobStore {
   const exists = (key: string): BlobStoreError =>
     new BlobStoreError('exists', `${name}: ${key} exists already`, { key });
 
-  /** Without a body, the answer to HEAD does not tell a missing bucket from a missing object: that is asked for once more. */
   async function stat(key: string): Promise<StoredObject | undefined> {
     const objectKey = objectKeyOf(place, key);
     const act = { act: `look for ${key}`, key };
     const server = await control();
-    const found = await server.head(act, objectKey).catch(unlessGone);
-    if (found === undefined) await server.get(act, objectKey, 0).catch(unlessGone);
-    return found;
+    return await server.head(act, objectKey).catch(async (error: unknown) => {
+      if (!isOfHead(error)) throw error;
+      await server.get(act, objectKey, 0).catch(unlessGone);
+      unlessGone(error);
+      return undefined;
+    });
   }
 
   async function uploadsOf(key: string): Promise<BegunUpload[]> {

@@ -10,5 +10,7 @@ export const openSink = (descriptor: BlobSinkDescriptor): Promise<BlobSink> => o
 /** The file an upload goes to. @throws BlobStoreError `unavailable` for an upload in parts */
 export function fileSinkOf({ sink }: Pick<BlobUpload, 'sink'>): BlobSinkDescriptor {
   if (sink.kind === 'file') return sink;
-  throw new BlobStoreError('unavailable', `${sink.blobKey}: this version copies to directories`, { key: sink.blobKey });
+  throw new BlobStoreError('unavailable', `${sink.blobKey}: is uploaded in parts, not as a file`, {
+    key: sink.blobKey,
+  });
 }

@@ -1,7 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { chmod, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { BlobStoreErrorCode, PartSink } from '../../repository/blob-store.ts';
 import { checkAccess, requireAccess } from '../../repository/check-access.ts';
 import { createS3Store } from '../../repository/s3-store.ts';
@@ -10,6 +10,7 @@ import type { S3Place } from '../../schemas/repository.ts';
 import { hasStoreCode, writeStretches } from '../support/blob-store-suite.ts';
 import { startFaultProxy, type Fault, type FaultProxy, type SeenRequest } from '../support/fault-proxy.ts';
 import { missingS3Server, startS3Server, type S3Server } from '../support/s3-server.ts';
+import { run } from '../support/run.ts';
 import { tempDir, type TempDir } from '../support/temp.ts';
 
 const MIB = 1024 * 1024;
@@ -139,6 +140,38 @@ describe.skipIf(missing !== undefined)(missing ?? 'S3 in trouble', () => {
     const found = await refusals(disturbed);
     expect(found.map((error) => error.code)).toEqual([code, code, code]);
     for (const error of found) expect(error.message).toMatch(message);
+  });
+
+  it('signs by the clock of the host, and says when the server finds it wrong', async () => {
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3_600_000 });
+    try {
+      const store = createS3Store(place);
+      await expect(store.getBlob('a')).rejects.toThrow(/RequestTimeTooSkewed.*set the clock of this host/);
+      await expect(store.getBlob('a')).rejects.toSatisfy(hasStoreCode('clock-skew')); // nor is it corrected silently
+      await expect(openSource(store.source('a'))).rejects.toSatisfy(hasStoreCode('clock-skew'));
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it('speaks TLS with a server whose certificate is in a file, and tells what is missing without it', async () => {
+    const [key, certificate] = [join(folder.path, 'key.pem'), join(folder.path, 'ca.pem')];
+    await run('openssl', [
+      ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'],
+      ...['-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1', '-keyout', key, '-out', certificate],
+    ]);
+    await using secure = await startS3Server('versitygw', { tls: { certificate, key } });
+    const there = await secure.newPlace();
+    const store = createS3Store(there);
+    const upload = await store.createUpload('vm/disk', { expectedBytes: 7 });
+    await writeStretches(upload, [{ part: 1, offset: 0, bytes: Buffer.from('content') }]);
+    await upload.finish(7);
+    expect((await store.getBlob('vm/disk')).toString()).toBe('content');
+    await using source = await openSource(store.source('vm/disk'));
+    expect(await source.sizeBytes()).toBe(7);
+    const unknown = createS3Store({ ...there, caFile: null });
+    await expect(unknown.getBlob('vm/disk')).rejects.toThrow(/--ca-file/);
+    await expect(openSource(unknown.source('vm/disk'))).rejects.toThrow(/--ca-file/);
   });
 
   it('goes on through 500, 503, resets and answers that end early, and stores each part as it was', async () => {
