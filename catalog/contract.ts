@@ -17,6 +17,7 @@ import type { Consolidation } from '../schemas/consolidation.ts';
 import type { RewriteOperation } from '../schemas/rewrite-plan.ts';
 import type { BackupState, BackupType, CompressionState, Strategy, VmState } from '../schemas/states.ts';
 import type { ProvenBoot, ValidationResult } from '../schemas/validation.ts';
+import type { CheckQueries } from './checks.ts';
 import type { ClaimQueries } from './claims.ts';
 import type { RescanQueries } from './rescans.ts';
 
@@ -44,6 +45,7 @@ export interface Catalog extends AsyncDisposable {
   proofs: ProofQueries;
   rescans: RescanQueries;
   claims: ClaimQueries;
+  checks: CheckQueries;
 }
 
 export interface HostQueries {

@@ -32,6 +32,7 @@ import { installationId } from './migrations/0014-installation.ts';
 import { consolidations } from './migrations/0008-consolidations.ts';
 import { offeringQueries } from './offerings.ts';
 import { proofQueries } from './proofs.ts';
+import { checkQueries } from './checks.ts';
 import { claimQueries } from './claims.ts';
 import { repositoryQueries } from './repositories.ts';
 import { rescanQueries } from './rescans.ts';
@@ -71,6 +72,7 @@ export async function openCatalog(url: string): Promise<Catalog> {
     schedules: scheduleQueries(database),
     proofs: proofQueries(database),
     rescans: rescanQueries(database),
+    checks: checkQueries(database),
     claims: claimQueries(database),
     [Symbol.asyncDispose]: () => database.db.destroy(),
   };

@@ -37,6 +37,7 @@ export interface RescannedBackup {
   /** null leaves what the catalog knows. */
   validationResult: ValidationResult | null;
   requestedBy: string | null;
+  offering: string | null;
   durationMs: number;
   disks: BackupDiskRecord[];
   damage: string | null;
@@ -280,7 +281,7 @@ const toRow = (
   repository,
   codec: backup.codec,
   strategy: backup.strategy,
-  offering: null,
+  offering: backup.offering,
   requested_by: backup.requestedBy,
   pinned: 0,
   pin_note: null,

@@ -10,6 +10,8 @@ import {
   type Weekday,
 } from '../schemas/schedule.ts';
 import { validationStep, type ValidationStep } from '../schemas/states.ts';
+import { parseBytesPerSecond } from './bandwidth-rules.ts';
+import { parsePercent } from './commands/check.ts';
 import { parseCount, parseName, parseVm } from './commands/dev.ts';
 
 /** What `schedule create` and `schedule update` take. */
@@ -35,6 +37,10 @@ export interface ScheduleFlags {
   budget?: number | 'none';
   maxVms?: number;
   steps?: ValidationStep[];
+  check?: string;
+  verifyWithin?: number;
+  sample?: number;
+  rate?: number | 'none';
   report?: boolean;
   since?: number;
   promise?: number;
@@ -47,6 +53,7 @@ const DEFAULT_PARALLEL = 50;
 /** Few, because one that waits for a slot has begun as far as the budget is concerned. */
 const REHEARSALS_AT_ONCE = 4;
 const DEFAULT_PROVE_WITHIN_SECONDS = 30 * 86_400;
+const DEFAULT_VERIFY_WITHIN_SECONDS = 30 * 86_400;
 const DEFAULT_SINCE_SECONDS = 86_400;
 const SHORTEST_CATCH_UP_SECONDS = 10; // what Temporal takes at least
 
@@ -54,6 +61,7 @@ const SHORTEST_CATCH_UP_SECONDS = 10; // what Temporal takes at least
 const FLAGS_OF = {
   backup: ['full', 'isolated', 'window', 'overlap'],
   rehearsal: ['proveWithin', 'budget', 'maxVms', 'steps'],
+  check: ['verifyWithin', 'sample', 'rate'],
   report: ['since', 'promise', 'webhook', 'mail'],
 } as const satisfies Record<ScheduleTask['kind'], (keyof ScheduleFlags)[]>;
 
@@ -100,6 +108,17 @@ export function addScheduleFlags(command: Command): Command {
     )
     .option('--max-vms <n>', 'rehearsal: at most so many VMs a run', parseCount)
     .option('--steps <steps>', 'rehearsal: some of hash,boot,screenshot,command (default: all)', parseSteps)
+    .option(
+      '--verify-within <span>',
+      'check: every file is compared with its hashes within so long (default 30d)',
+      parseDuration,
+    )
+    .option('--sample <percent>', 'check: at most so many of all files a run, like 10%', parsePercent)
+    .option(
+      '--rate <bytes>',
+      'check: read at most so many bytes per second, like 50M; `none` = as fast as it goes',
+      parseRate,
+    )
     .option('--since <span>', 'report: of how long (default 24h)', parseDuration)
     .option('--promise <span>', 'report: how old the newest good backup of a VM may be', parseDuration)
     .option('--webhook', 'report: to the configured webhook')
@@ -113,8 +132,23 @@ export function addScheduleFlags(command: Command): Command {
 /** What is to be done. @throws ZodError naming the flag */
 export function taskOf(flags: ScheduleFlags): ScheduleTask {
   const { offering = null, vm: vms = [], full = false, isolated = false } = flags;
-  if (flags.rehearsal === true && flags.report === true) throw wrong('--rehearsal and --report', 'give one of them');
+  const kinds = [
+    ...(flags.rehearsal === true ? ['--rehearsal'] : []),
+    ...(flags.check === undefined ? [] : ['--check']),
+    ...(flags.report === true ? ['--report'] : []),
+  ];
+  if (kinds.length > 1) throw wrong(kinds.join(' and '), 'give one of them');
   if (offering !== null && vms.length > 0) throw wrong('--offering and --vm', 'give one of them');
+  if (flags.check !== undefined) {
+    if (offering !== null || vms.length > 0) throw wrong('--check', 'is of all VMs: leave --offering and --vm away');
+    return {
+      kind: 'check',
+      repository: flags.check,
+      verifyWithinSeconds: flags.verifyWithin ?? DEFAULT_VERIFY_WITHIN_SECONDS,
+      samplePercent: flags.sample ?? null,
+      rateBytesPerSecond: limitOf(flags.rate),
+    };
+  }
   if (flags.report === true) {
     if (offering !== null || vms.length > 0) throw wrong('--report', 'is of all VMs: leave --offering and --vm away');
     if (flags.webhook !== true && flags.mail === undefined) {
@@ -154,6 +188,14 @@ export function changedTask(former: ScheduleTask, flags: ScheduleFlags): Schedul
       promiseSeconds: flags.promise ?? former.promiseSeconds,
       webhook: flags.webhook ?? former.webhook,
       mailTo: flags.mail ?? former.mailTo,
+    };
+  }
+  if (former.kind === 'check') {
+    return {
+      ...former,
+      verifyWithinSeconds: flags.verifyWithin ?? former.verifyWithinSeconds,
+      samplePercent: flags.sample ?? former.samplePercent,
+      rateBytesPerSecond: flags.rate === undefined ? former.rateBytesPerSecond : limitOf(flags.rate),
     };
   }
   const { offering, vm: vms } = flags;
@@ -276,6 +318,8 @@ export function parseDuration(value: string): number {
 
 // Not null, which commander takes for no value at all.
 const parseWindow = (value: string): number | 'none' => (value === 'none' ? value : parseDuration(value));
+const parseRate = (value: string): number | 'none' =>
+  value === 'none' ? value : (parseBytesPerSecond(value) ?? 'none');
 const limitOf = (flag: number | 'none' | undefined): number | null =>
   flag === 'none' || flag === undefined ? null : flag;
 

@@ -19,6 +19,10 @@ export function timingText({ timing, timezone }: Schedule): string {
 /** `backups of the VMs of offering gold`. */
 export function taskText({ task }: Schedule): string {
   if (task.kind === 'report') return `report of the last ${spanText(task.sinceSeconds)}`;
+  if (task.kind === 'check') {
+    const sample = task.samplePercent === null ? '' : `, at most ${task.samplePercent} % of its files a run`;
+    return `check of repository ${task.repository}, every file within ${spanText(task.verifyWithinSeconds)}${sample}`;
+  }
   const subject =
     task.offering === null
       ? task.vms.length === 0

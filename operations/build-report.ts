@@ -1,5 +1,6 @@
 import type { Catalog, ProvenBackup } from '../catalog/contract.ts';
 import type { VmRecord } from '../schemas/catalog.ts';
+import { checkedRepository } from '../schemas/check.ts';
 import type { Report } from '../schemas/report.ts';
 import type { Schedule } from '../schemas/schedule.ts';
 import { reasonOf } from '../schemas/validation.ts';
@@ -18,6 +19,7 @@ const FAILED_EVENTS: Record<string, string> = {
   'delete-stopped': 'delete',
   'compression-failed': 'compression',
   'merge-failed': 'merge',
+  'backup-damaged': 'stored backup',
 };
 const RESTORED = new Set(['vm-restored', 'disk-restored']);
 const MOST_EVENTS = 10_000;
@@ -58,9 +60,9 @@ export async function buildReport(catalog: Catalog, request: ReportRequest): Pro
         : [{ what: `${kind} by schedule ${schedule}`, vm, at: endedAt ?? scheduledAt, cause: reason ?? '' }],
     ),
     ...runs.flatMap(({ kind, state, schedule, scheduledAt, reason }) =>
-      state !== 'failed' || kind !== 'report' || !within(scheduledAt)
+      state !== 'failed' || (kind !== 'report' && kind !== 'check') || !within(scheduledAt)
         ? []
-        : [{ what: `report by schedule ${schedule}`, vm: null, at: scheduledAt, cause: reason ?? '' }],
+        : [{ what: `${kind} by schedule ${schedule}`, vm: null, at: scheduledAt, cause: reason ?? '' }],
     ),
     ...events.flatMap(({ kind, at, vmUuid, message }) => {
       const what = FAILED_EVENTS[kind];
@@ -88,6 +90,10 @@ export async function buildReport(catalog: Catalog, request: ReportRequest): Pro
     .filter(({ kind, at }) => RESTORED.has(kind) && within(at))
     .map(({ at, backupId, message }) => ({ at, backupId, message }));
   const { late, unproved, proved, unscheduled, unprotected } = protection;
+  const checks = events.flatMap(({ kind, at, detail }) => {
+    const checked = kind === 'repository-checked' && within(at) ? checkedRepository.safeParse(detail).data : undefined;
+    return checked === undefined ? [] : [{ at, ...checked }];
+  });
   const there = all.filter(({ isThere }) => isThere);
   return {
     id,
@@ -115,6 +121,7 @@ export async function buildReport(catalog: Catalog, request: ReportRequest): Pro
     })),
     restores,
     validations,
+    checks,
     failures,
     notRun,
     late,
@@ -125,9 +132,16 @@ export async function buildReport(catalog: Catalog, request: ReportRequest): Pro
     sizes: {
       storedBytes: sum(there),
       addedBytes: sum(backups),
-      repositories: [...Map.groupBy(there, ({ repository }) => repository)]
-        .map(([name, of]) => ({ name, backups: of.length, storedBytes: sum(of) }))
-        .toSorted((a, b) => a.name.localeCompare(b.name)),
+      repositories: (
+        await Promise.all(
+          [...Map.groupBy(there, ({ repository }) => repository)].map(async ([name, of]) => ({
+            name,
+            backups: of.length,
+            storedBytes: sum(of),
+            unverifiedSince: await catalog.checks.unverifiedSince(name, null),
+          })),
+        )
+      ).toSorted((a, b) => a.name.localeCompare(b.name)),
     },
   };
 }
@@ -177,7 +191,7 @@ export function protectionOf(
 }
 
 const covers = (task: Schedule['task'], vm: Pick<VmRecord, 'uuid' | 'name' | 'offering'>): boolean => {
-  if (task.kind === 'report') return false;
+  if (task.kind === 'report' || task.kind === 'check') return false;
   if (task.kind === 'rehearsal' && task.offering === null && task.vms.length === 0) return vm.offering !== null;
   return (
     (task.offering !== null && task.offering === vm.offering) ||

@@ -51,6 +51,12 @@ export function reportText(report: Report): string {
       report.validations,
       ({ at, vm, state, reason }) => `${at}  VM ${vm.name}: ${state}: ${reason}`,
     ),
+    ...section(
+      'Checks of stored bytes',
+      report.checks,
+      ({ at, repository, files, bytes, damagedFiles }) =>
+        `${at}  ${repository}: ${count(files, 'file')}, ${size(bytes)}, ${damagedFiles === 0 ? 'none' : damagedFiles} damaged`,
+    ),
     ...section('Restores', report.restores, ({ at, message }) => `${at}  ${message}`),
     ...section(
       'Backups',
@@ -61,7 +67,8 @@ export function reportText(report: Report): string {
     '',
     `Stored: ${size(sizes.storedBytes)}, of it ${size(sizes.addedBytes)} new`,
     ...sizes.repositories.map(
-      ({ name, backups, storedBytes }) => `  ${name}: ${count(backups, 'backup')}, ${size(storedBytes)}`,
+      ({ name, backups, storedBytes, unverifiedSince }) =>
+        `  ${name}: ${count(backups, 'backup')}, ${size(storedBytes)}${unverifiedSince === null ? '' : `, every file compared with its hashes since ${unverifiedSince}`}`,
     ),
   ].join('\n');
 }

@@ -9,6 +9,7 @@ import type {
   DeleteBackupRequest,
   FinishChainRequest,
   MergeBackupsRequest,
+  CheckRepositoryRequest,
   RescanRepositoryRequest,
   RestoreDiskRequest,
   RestoreVmRequest,
@@ -77,6 +78,10 @@ export const startRescanRepository = async (
   client: Client,
   request: RescanRepositoryRequest,
 ): Promise<WorkflowHandle> => await start(client, 'rescanRepository', request.repository, request);
+
+/** Compares stored bytes with their hashes. */
+export const startCheckRepository = async (client: Client, request: CheckRepositoryRequest): Promise<WorkflowHandle> =>
+  await start(client, 'checkRepository', request.repository, request);
 
 /** One run of a schedule, now. */
 export const startSchedule = async (client: Client, { name, task }: Schedule): Promise<WorkflowHandle> =>

@@ -80,6 +80,7 @@ const foundBackupOf = (manifest: Manifest): Omit<FoundBackup, 'problems'> => ({
   validation: manifest.validation,
   validationResult: manifest.validationResult ?? null,
   requestedBy: manifest.requestedBy,
+  offering: manifest.run?.offering ?? null,
   durationMs: manifest.durationMs,
   hasCheckpoint: manifest.checkpointXml !== null,
   disks: manifest.disks.map((disk) => backupDiskRecord.parse(disk)),

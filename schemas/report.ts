@@ -34,6 +34,10 @@ export const report = z.object({
   ),
   restores: z.array(z.object({ at: time, backupId: z.string().nullable(), message: z.string() })),
   validations: z.array(z.object({ backupId: z.string(), vm, at: time, state: z.string(), reason: z.string() })),
+  /** Comparisons of stored bytes with their hashes. */
+  checks: z.array(
+    z.object({ at: time, repository: z.string(), files: z.int(), bytes: z.int(), damagedFiles: z.int() }),
+  ),
   failures: z.array(z.object({ what: z.string(), vm: vm.nullable(), at: time, cause: z.string() })),
   /** Runs, and turns of VMs within runs, that were skipped or missed. */
   notRun: z.array(
@@ -60,7 +64,10 @@ export const report = z.object({
   sizes: z.object({
     storedBytes: z.int(),
     addedBytes: z.int(),
-    repositories: z.array(z.object({ name: z.string(), backups: z.int(), storedBytes: z.int() })),
+    repositories: z.array(
+      /** `unverifiedSince`: the longest that a file of it was not compared with its hashes. */
+      z.object({ name: z.string(), backups: z.int(), storedBytes: z.int(), unverifiedSince: time.nullable() }),
+    ),
   }),
 });
 export type Report = z.infer<typeof report>;

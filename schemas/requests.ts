@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { validationCommand } from './catalog.ts';
+import { checkPlan, checkProgress } from './check.ts';
 import { quiesceMode, strategy, validationStep } from './states.ts';
 import { diskTarget, filePath, plainName, uuid, vmName } from './names.ts';
 
@@ -193,3 +194,20 @@ export const rescanRepositoryRequest = z.strictObject({
   goesOn: z.strictObject({ after: uuid.nullable(), summary: z.unknown() }).optional(),
 });
 export type RescanRepositoryRequest = z.infer<typeof rescanRepositoryRequest>;
+
+/** What `checkRepository` takes: `{"repository": "main"}` reads every file. */
+export const checkRepositoryRequest = z.strictObject({
+  repository: plainName,
+  /** Only backups of this VM. */
+  vm: vm.optional(),
+  /** Only so many of all files: those that were compared with their hashes longest ago. */
+  samplePercent: z.number().positive().max(100).optional(),
+  /** Only files that were not compared for so long. */
+  sinceAgeSeconds: z.int().nonnegative().optional(),
+  /** What is read at most, beside the limit of the repository. */
+  rateBytesPerSecond: z.int().positive().optional(),
+  requestedBy: z.string().max(200).optional(),
+  /** Given by a run to the one that goes on with it. */
+  goesOn: z.strictObject({ plan: checkPlan, progress: checkProgress }).optional(),
+});
+export type CheckRepositoryRequest = z.infer<typeof checkRepositoryRequest>;

@@ -26,6 +26,8 @@ export const foundBackup = z.object({
   validation: validationState,
   validationResult: validationResult.nullable(),
   requestedBy: z.string().nullable(),
+  /** What the VM was protected by. */
+  offering: z.string().nullable(),
   durationMs: z.int().nonnegative(),
   /** A checkpoint of its instant was put on the VM; the next backup finds out whether it still is. */
   hasCheckpoint: z.boolean(),

@@ -42,6 +42,15 @@ export const scheduleTask = z.discriminatedUnion('kind', [
     steps: z.array(validationStep).min(1),
   }),
   z.object({
+    kind: z.literal('check'),
+    repository: plainName,
+    /** Every file of the repository is compared with its hashes within so long. */
+    verifyWithinSeconds: z.int().positive(),
+    /** Only so many of all files in one run; null = all that are due. */
+    samplePercent: z.number().positive().max(100).nullable(),
+    rateBytesPerSecond: z.int().positive().nullable(),
+  }),
+  z.object({
     kind: z.literal('report'),
     sinceSeconds: z.int().positive(),
     promiseSeconds: z.int().positive().nullable(),
@@ -80,6 +89,7 @@ export type Schedule = z.infer<typeof schedule>;
 export const SCHEDULE_WORKFLOWS = {
   backup: 'runSchedule',
   rehearsal: 'rehearse',
+  check: 'scheduledCheck',
   report: 'sendReport',
 } as const satisfies Record<ScheduleTask['kind'], string>;
 
@@ -127,7 +137,7 @@ export interface ScheduleOutcome {
   endedAt: string | null;
 }
 
-/** What `runSchedule`, `rehearse` and `sendReport` take; `{"schedule": "nightly"}` is enough. */
+/** What `runSchedule`, `rehearse`, `scheduledCheck` and `sendReport` take; `{"schedule": "nightly"}` is enough. */
 export const runScheduleRequest = z.strictObject({
   schedule: plainName,
   /** A run goes on as a new one, with a new history, after so many VMs. */

@@ -106,6 +106,16 @@ export const hostJobs = (host: string, limits: { timeLimitSeconds: number; heart
     retry: patient,
   });
 
+/** Comparison of stored bytes with their hashes, some files at a time: as long as their bytes take at the rate that is asked for. */
+export const hostChecks = (host: string, heartbeatSeconds: number) =>
+  proxyActivities<HostJobActivities>({
+    taskQueue: hostJobsQueue(host),
+    startToCloseTimeout: '7 days',
+    heartbeatTimeout: heartbeatSeconds * 1000,
+    cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    retry: { ...patient, maximumAttempts: 12 },
+  });
+
 /** An attempt of one step of a validation; all attempts together, with their waiting for a slot, get twice as long. */
 const VALIDATION_SECONDS = 28_800;
 

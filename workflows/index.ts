@@ -1,5 +1,6 @@
 /** Every workflow by the name it is started with. */
 export { applyRetention } from './apply-retention.ts';
+export { checkRepository } from './check-repository.ts';
 export { consolidateDisks } from './consolidate-disks.ts';
 export { compressBackup } from './compress-backup.ts';
 export { copyBackup } from './copy-backup.ts';
@@ -16,6 +17,7 @@ export { rescanRepository } from './rescan-repository.ts';
 export { restoreDisk } from './restore-disk.ts';
 export { restoreVm } from './restore-vm.ts';
 export { runSchedule } from './run-schedule.ts';
+export { scheduledCheck } from './scheduled-check.ts';
 export { sendReport } from './send-report.ts';
 export { takeBackup } from './take-backup.ts';
 export { validateBackup } from './validate-backup.ts';

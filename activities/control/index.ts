@@ -1,4 +1,5 @@
 import { createAdmission } from './admission.ts';
+import { createCheck } from './check.ts';
 import { createCommitBackup } from './commit-backup.ts';
 import { createConsolidate } from './consolidate.ts';
 import { createCopies } from './copies.ts';
@@ -46,5 +47,6 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createMissedRuns(dependencies),
   ...createReports(dependencies),
   ...createRescan(dependencies),
+  ...createCheck(dependencies),
 });
 export type ControlActivities = ReturnType<typeof createControlActivities>;

@@ -1,6 +1,8 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { BackupRecord, CheckpointRecord } from '../../catalog/contract.ts';
 import type { KnownChain, RescannedBackup, RescannedVm } from '../../catalog/rescans.ts';
 import { manifestKey } from '../../repository/layout.ts';
+import type { BackupDiskRecord } from '../../schemas/catalog.ts';
 import type { FailureType } from '../../schemas/failures.ts';
 import type { FoundBackup, FoundVm, RescanFinding } from '../../schemas/rescan.ts';
 import type { BackupState } from '../../schemas/states.ts';
@@ -86,7 +88,7 @@ export function judgeRescan(found: FoundVm, known: KnownVm, repository: string):
   const changes = all.filter((backup) => {
     const record = knownById.get(backup.id);
     if (record === undefined) return true;
-    return JSON.stringify(asKnown(record)) !== JSON.stringify({ ...backup, validationResult: null });
+    return !isDeepStrictEqual(asKnown(record), { ...backup, validationResult: null });
   });
   const added = changes.filter(({ id }) => !knownById.has(id)).length;
   const newest = here.reduce<FoundBackup | undefined>(
@@ -225,6 +227,7 @@ function stubOf(id: string, found: FoundVm, child: FoundBackup | undefined, caus
     validation: 'NotValidated',
     validationResult: null,
     requestedBy: null,
+    offering: null,
     durationMs: 0,
     disks: [],
     damage: `${MARK}${cause.message}`,
@@ -257,12 +260,21 @@ function rescannedBackup(found: FoundBackup, record: BackupRecord | undefined, c
     validation: known === undefined || known.validation === 'NotValidated' ? stored.validation : known.validation,
     validationResult: stored.validationResult,
     requestedBy: known?.requestedBy ?? stored.requestedBy,
+    offering: known?.offering ?? stored.offering,
     durationMs: stored.durationMs,
-    disks: stored.disks.toSorted((a, b) => a.number - b.number),
+    disks: stored.disks.map((disk) => withIdentity(disk, record)).toSorted((a, b) => a.number - b.number),
     ...(record === undefined
       ? { damage: cause === null ? null : `${MARK}${cause.message}`, failure: cause }
       : { damage: stateWith(record, cause).damage, failure: stateWith(record, cause).failure }),
   };
+}
+
+/** Where names are hidden, a manifest does not tell which disk of the VM it was; a catalog that knows keeps it. */
+function withIdentity(disk: BackupDiskRecord, record: BackupRecord | undefined): BackupDiskRecord {
+  const before = record?.disks.find(({ file }) => file === disk.file);
+  if (before === undefined || disk.sourcePath !== null) return disk;
+  const { serial, sourcePath, sourceMark } = before;
+  return { ...disk, serial, sourcePath, ...(sourceMark === undefined ? {} : { sourceMark }) };
 }
 
 /** What becomes of a backup that the catalog knows, now that its files were looked at. */
@@ -282,8 +294,8 @@ function stateWith(
   };
 }
 
-/** What the catalog holds of a backup, in the order of `rescannedBackup`, so that the two can be compared. */
-function asKnown({ backup, disks, strategy, requestedBy, damage, failure }: BackupRecord): RescannedBackup {
+/** What the catalog holds of a backup, for comparison. */
+function asKnown({ backup, disks, strategy, requestedBy, offering, damage, failure }: BackupRecord): RescannedBackup {
   return {
     id: backup.id,
     vmName: backup.vm.name,
@@ -303,6 +315,7 @@ function asKnown({ backup, disks, strategy, requestedBy, damage, failure }: Back
     validation: backup.validation,
     validationResult: null,
     requestedBy,
+    offering,
     durationMs: backup.durationMs,
     disks,
     damage,

@@ -4,7 +4,7 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import type { RestoreDiskRequest } from '../../schemas/requests.ts';
 import type { DiskRestorePlan } from '../../schemas/restore-plan.ts';
 import type { ControlDependencies } from './dependencies.ts';
-import { repositoryOf, restorable, restoreAdmission } from './restorable.ts';
+import { repositoryOf, requireUndamaged, restorable, restoreAdmission } from './restorable.ts';
 import { leftBy, RESTORE_TIME_LIMIT_SECONDS } from './restore.ts';
 
 export const createDiskRestore = ({ catalog, heartbeatSeconds }: ControlDependencies) => ({
@@ -15,7 +15,9 @@ export const createDiskRestore = ({ catalog, heartbeatSeconds }: ControlDependen
     toVm: VmRecord,
     run: { workflowId: string; runId: string },
   ): Promise<{ plan: DiskRestorePlan; admission: AdmissionRequest; heartbeatSeconds: number }> {
-    const { backup, disks } = await restorable(catalog, asked.backupId);
+    const record = await restorable(catalog, asked.backupId);
+    await requireUndamaged(catalog, record, [asked.disk]);
+    const { backup, disks } = record;
     const repository = await repositoryOf(catalog, backup);
     if (!disks.some(({ target }) => target === asked.disk)) {
       const there = disks.map(({ target }) => target).join(', ');

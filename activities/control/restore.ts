@@ -6,7 +6,7 @@ import type { RestoreVmRequest } from '../../schemas/requests.ts';
 import { takesIdentity, type RestorePlan } from '../../schemas/restore-plan.ts';
 import { requireQuickRestoreAllowed } from './consolidate.ts';
 import type { ControlDependencies } from './dependencies.ts';
-import { repositoryOf, restorable, restoreAdmission } from './restorable.ts';
+import { repositoryOf, requireUndamaged, restorable, restoreAdmission } from './restorable.ts';
 
 export const RESTORE_TIME_LIMIT_SECONDS = 43_200;
 
@@ -40,6 +40,7 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
       run: { workflowId: string; runId: string },
     ): Promise<{ plan: RestorePlan; admission: AdmissionRequest; heartbeatSeconds: number }> {
       const record = await restorable(catalog, asked.backupId);
+      await requireUndamaged(catalog, record, asked.disks);
       const { backup } = record;
       if (asked.quick === true) await requireQuickRestoreAllowed({ catalog }, record);
       const repository = await repositoryOf(catalog, backup);

@@ -6,6 +6,7 @@ import type { CompressBackupRequest } from '../../schemas/requests.ts';
 import type { RewritePlan, SwappedBackup } from '../../schemas/rewrite-plan.ts';
 import type { BackupState, CompressionState } from '../../schemas/states.ts';
 import type { ControlDependencies } from './dependencies.ts';
+import { damageText } from '../../operations/damage-text.ts';
 import { repositoryHosts } from './repository-hosts.ts';
 
 const DEFAULT_TIME_LIMIT_SECONDS = offeringSchema.parse({ name: 'none' }).compressionTimeLimitSeconds;
@@ -33,10 +34,12 @@ export const createRewrite = ({ catalog, runs, heartbeatSeconds }: ControlDepend
     throw new HoldfastError('BackupNotFound', `backup ${backupId} is not known; see: holdfast backup ls`);
   }
 
-  function requireFiles({ backup: { id, vm, state } }: BackupRecord): void {
-    if (HAS_FILES.includes(state)) return;
-    const what = `backup ${id} of VM ${vm.name} is ${state}: there is nothing to compress`;
-    throw new HoldfastError('BackupNotCompressible', what);
+  function requireFiles({ backup: { id, vm, state }, damage }: BackupRecord): void {
+    if (HAS_FILES.includes(state) && damage === null) return;
+    const why = HAS_FILES.includes(state)
+      ? `damaged: ${damageText(damage ?? '')}`
+      : `${state}: there is nothing to compress`;
+    throw new HoldfastError('BackupNotCompressible', `backup ${id} of VM ${vm.name} is ${why}`);
   }
 
   return {

@@ -23,6 +23,7 @@ import { createRestoreDisk } from './restore-disk.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { createRewriteBackup } from './rewrite-backup.ts';
 import { createStrayFiles } from './stray-files.ts';
+import { createVerifyStored } from './verify-stored.ts';
 import { createSwapDisks } from './swap-disks.ts';
 import { createSwapRewritten } from './swap-rewritten.ts';
 import { createUndoCopy } from './undo-copy.ts';
@@ -63,6 +64,7 @@ export type HostDataActivities = ReturnType<typeof createHostDataActivities>;
 /** Work on stored backups, on the queue `host:<h>:jobs`. */
 export const createHostJobActivities = (dependencies: HostDependencies) => ({
   ...createHashBackup(dependencies),
+  ...createVerifyStored(dependencies),
   ...createBootBackup(dependencies),
   ...createVerifyChain(dependencies),
   ...createRewriteBackup(dependencies),

@@ -4,7 +4,7 @@ import { copiesCell } from '../copies-text.ts';
 import { durationText, shortId, sizeText, table } from '../output.ts';
 
 /** A line for each backup; with the repositories of its copies where any has one. */
-export function backupTable(backups: readonly BackupWithCopies[], nothing: string): string {
+export function backupTable(backups: readonly (BackupWithCopies & { damage?: string })[], nothing: string): string {
   const hasCopies = backups.some(({ copies }) => copies !== undefined);
   const head = ['BACKUP', 'VM', 'TYPE', 'STATE', 'INSTANT', 'CHANGED', 'STORED', 'TOOK', 'VALIDATION', 'REPOSITORY'];
   return table(
@@ -13,7 +13,7 @@ export function backupTable(backups: readonly BackupWithCopies[], nothing: strin
       shortId(row.id),
       row.vm.name,
       row.isolated ? `${row.type}, isolated` : row.type,
-      row.state,
+      row.damage === undefined ? row.state : `${row.state}, damaged`,
       row.instant,
       sizeText(row.disks.reduce((sum, disk) => sum + disk.changedBytes, 0)),
       sizeText(row.storedBytes),

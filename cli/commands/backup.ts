@@ -1,6 +1,7 @@
 import { Option, type Command } from 'commander';
 import { withCopies, type BackupWithCopies } from '../../operations/backup-copies.ts';
 import { withRestoring } from '../../operations/backup-states.ts';
+import { damageText } from '../../operations/damage-text.ts';
 import { findBackup } from '../../operations/find-backup.ts';
 import { readEvidence } from '../../operations/read-evidence.ts';
 import { startTakeBackup } from '../../operations/start.ts';
@@ -112,7 +113,16 @@ export function addBackupCommands(program: Command): void {
       actionOrFrom(async (context, vm: string | undefined, flags: { from?: string; all?: boolean }) => {
         const catalog = await context.catalog();
         const filter = { ...(vm === undefined ? {} : { vm }), all: flags.all ?? false, copied: true };
-        const backups = await withCopies(catalog, await withRestoring(catalog, await catalog.backups.list(filter)));
+        const records = await catalog.backups.records(filter);
+        const damages = new Map(records.map(({ backup: { id }, damage }) => [id, damage]));
+        const listed = await withRestoring(
+          catalog,
+          records.map((record) => record.backup),
+        );
+        const backups = (await withCopies(catalog, listed)).map((row): BackupWithCopies & { damage?: string } => {
+          const damage = damages.get(row.id) ?? null;
+          return damage === null ? row : { ...row, damage };
+        });
         context.output.result(backups, () => backupTable(backups, 'no backups; take one: holdfast backup take VM'));
       }, listFrom),
     );
@@ -157,7 +167,7 @@ export function addBackupCommands(program: Command): void {
               : `how it came about is not to be read: ${recorded.evidenceMissing}`,
             ...(pinned ? [`pinned${pinNote === undefined ? '' : `: ${pinNote}`}`] : []),
             ...(failure === null ? [] : [`${failure.type}: ${failure.message}`]),
-            ...(damage === null ? [] : [`damaged: ${damage}`]),
+            ...(damage === null ? [] : [`damaged: ${damageText(damage)}`]),
             `compression: ${found.compression}${rewriteFailure === undefined ? '' : `; the last rewriting failed: ${rewriteFailure}`}`,
             validationText(found.validation, validationResult),
             ...copiesText(found.copies),

@@ -5,6 +5,7 @@ import type {
   ShownChain,
   ShownCheckpoint,
 } from '../../operations/chain-tree.ts';
+import { damageText } from '../../operations/damage-text.ts';
 import { shortId, sizeText } from '../output.ts';
 
 /** A VM's chains as trees. The newest line goes straight down; what branched off is drawn in front of it. */
@@ -40,7 +41,7 @@ function backupText(backup: ShownBackup): string {
   const marks = [
     ...(backup.endOfChain ? ['end of chain'] : []),
     ...(backup.pinned ? ['pinned'] : []),
-    ...(backup.damage === null ? [] : [`damaged: ${backup.damage.replace(/^files: /, '')}`]),
+    ...(backup.damage === null ? [] : [`damaged: ${damageText(backup.damage)}`]),
     ...(backup.checkpoint === null ? [] : [`checkpoint ${backup.checkpoint}${placesText(backup)}`]),
     ...(backup.overlays.length === 0 ? [] : [`overlay on ${backup.overlays.join(', ')}`]),
     ...(backup.checkpoint === null && isThere(backup)

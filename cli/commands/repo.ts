@@ -10,6 +10,7 @@ import { parseCount, parseName } from './dev.ts';
 import { addRepoCheckAccessCommand } from './repo-check-access.ts';
 import { addRepoLimitCommand } from './repo-limit.ts';
 import { addRepoLockCommand } from './repo-lock.ts';
+import { addCheckCommand } from './check.ts';
 import { addRescanCommand } from './rescan.ts';
 
 type AddOptions = PlaceOptions & { name?: string; slots?: number; takeOver?: boolean };
@@ -78,6 +79,7 @@ export function addRepoCommands(program: Command): void {
       }),
     );
   addRescanCommand(repo);
+  addCheckCommand(repo);
 }
 
 const unknownSpace = ({ location }: RepositoryRecord): string =>

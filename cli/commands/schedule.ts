@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import type { ShownSchedule } from '../../operations/schedules.ts';
 import type { SentReport } from '../../workflows/send-report.ts';
 import type { ScheduleRunSummary, ScheduleTask } from '../../schemas/schedule.ts';
@@ -28,6 +28,12 @@ export function addScheduleCommands(program: Command): void {
       .description('back up VMs by the clock')
       .argument('[name]', 'its name (default: that of the offering or VM)', parseName)
       .option('--rehearsal', 'prove VMs instead: validate a backup of those that were proved longest ago')
+      .addOption(
+        new Option(
+          '--check <repository>',
+          'compare stored bytes of this repository with their hashes instead',
+        ).argParser(parseName),
+      )
       .option('--report', 'send a report instead'),
   )
     .addHelpText(
@@ -36,7 +42,8 @@ export function addScheduleCommands(program: Command): void {
         '\n  $ holdfast schedule create --vm web-1 --every 6h --jitter 10m' +
         '\n  $ holdfast schedule create monthly --offering gold --isolated --at 04:00 --day-of-month 1' +
         '\n  $ holdfast schedule create proof --rehearsal --at 22:00 --prove-within 14d --budget 4h' +
-        '\n  $ holdfast schedule create --report --at 08:00 --mail ops@example.org',
+        '\n  $ holdfast schedule create --report --at 08:00 --mail ops@example.org' +
+        '\n  $ holdfast schedule create --check main --at 03:00 --verify-within 30d --rate 100M',
     )
     .action(
       action(async (context, name: string | undefined, flags: ScheduleFlags) => {
@@ -174,6 +181,10 @@ const servicesOf = async (context: CommandContext) => ({
 async function checkSubjects(context: CommandContext, task: ScheduleTask): Promise<void> {
   if (task.kind === 'report') return;
   const catalog = await context.catalog();
+  if (task.kind === 'check') {
+    if ((await catalog.repositories.find(task.repository)) !== undefined) return;
+    throw new HoldfastError('RepositoryNotFound', `--check: ${task.repository} is not known; see: holdfast repo ls`);
+  }
   if (task.offering !== null && (await catalog.offerings.find(task.offering)) === undefined) {
     throw new HoldfastError('OfferingNotFound', `--offering: ${task.offering} is not known; see: holdfast offering ls`);
   }

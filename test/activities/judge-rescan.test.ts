@@ -34,6 +34,7 @@ const backup = (
   validation: 'NotValidated',
   validationResult: null,
   requestedBy: null,
+  offering: null,
   durationMs: 1,
   hasCheckpoint: true,
   disks: [
@@ -63,12 +64,13 @@ const LINE = [backup('a', 'a', null), backup('b', 'a', 'a'), backup('c', 'a', 'b
 function knowing(vm: FoundVm, changed: Record<string, Partial<BackupRecord['backup']>> = {}): KnownVm {
   const { rescanned } = judgeRescan(vm, NOTHING, 'main');
   const records = rescanned.backups.map(
-    ({ id, vmName, disks, strategy, requestedBy, damage, failure, ...rest }) =>
+    ({ id, vmName, disks, strategy, requestedBy, offering, damage, failure, ...rest }) =>
       ({
         backup: { id, ...rest, vm: { uuid: VM, name: vmName }, repository: 'main', ...changed[letterOf(id)] },
         disks,
         strategy,
         requestedBy,
+        offering,
         damage,
         failure,
       }) as unknown as BackupRecord,
@@ -252,6 +254,11 @@ describe('judgeRescan', () => {
     const [a, ...others] = knowing(found(LINE)).records;
     const marked = { ...knowing(found(LINE)), records: [{ ...a!, damage: 'the segment at 0 was altered' }, ...others] };
     expect(told(found(LINE), marked).backups).toEqual([]);
+  });
+
+  it('keeps what a catalog knows of a disk where a manifest hides it', () => {
+    const hidden = LINE.map((one) => ({ ...one, disks: one.disks.map((each) => ({ ...each, sourcePath: null })) }));
+    expect(told(found(hidden), knowing(found(LINE))).backups).toEqual([]);
   });
 
   it('leaves a backup alone that is known in another repository', () => {

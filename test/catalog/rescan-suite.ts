@@ -68,6 +68,7 @@ export function rescanSuite(openNew: () => Promise<Catalog>): void {
       validation: 'NotValidated',
       validationResult: null,
       requestedBy: null,
+      offering: null,
       durationMs: 5,
       disks: [disk()],
       damage: null,
@@ -136,6 +137,52 @@ export function rescanSuite(openNew: () => Promise<Catalog>): void {
       await catalog.rescans.apply([vm(LINE)], RUN);
       expect(await catalog.rescans.elsewhere('second', [full, randomUUID()])).toEqual(new Map([[full, 'main']]));
       expect(await catalog.rescans.elsewhere('main', [full])).toEqual(new Map());
+    });
+  });
+
+  describe('files to check', () => {
+    const NOW = '2027-01-01T00:00:00.000Z';
+    const filter = { repository: 'main', vmUuid: null, before: NOW };
+    const names = (files: { backupId: string }[], ids: string[]) => files.map(({ backupId }) => ids.indexOf(backupId));
+
+    it('come in the order in which they were verified last, or written', async () => {
+      await using catalog = await openNew();
+      const ids = await takeChain(catalog, 3);
+      const [first] = await catalog.checks.files(filter, { after: null, limit: 1 });
+      expect(names([first!], ids)).toEqual([0]);
+      expect(names(await catalog.checks.files(filter, { after: first!, limit: 9 }), ids)).toEqual([1, 2]);
+      await catalog.checks.note([{ ...first!, damage: null }], '2026-12-01T00:00:00.000Z');
+      expect(names(await catalog.checks.files(filter, { after: null, limit: 9 }), ids)).toEqual([1, 2, 0]);
+      const old = { ...filter, before: '2026-12-01T00:00:00.000Z' };
+      expect(names(await catalog.checks.files(old, { after: null, limit: 9 }), ids)).toEqual([1, 2]);
+      expect(await catalog.checks.count(old)).toEqual({ files: 2, bytes: 2 * 2 ** 30 });
+      expect(await catalog.checks.count(filter, 1)).toEqual({ files: 1, bytes: 2 ** 30 });
+      expect(await catalog.checks.count({ ...filter, vmUuid: randomUUID() })).toEqual({ files: 0, bytes: 0 });
+    });
+
+    it('are damaged until they are found right, and a file that was replaced meanwhile is not', async () => {
+      await using catalog = await openNew();
+      const ids = await takeChain(catalog, 1);
+      const [file] = await catalog.checks.files(filter, { after: null, limit: 1 });
+      await catalog.checks.note([{ ...file!, damage: 'altered' }], NOW);
+      await catalog.checks.note([{ ...file!, file: 'another', damage: null }], NOW);
+      expect(await catalog.checks.damagedFiles(ids)).toEqual(new Map([[file!.file, 'altered']]));
+      expect(await catalog.checks.verifiedFiles(ids, T0)).toEqual(new Set());
+      await catalog.checks.note([{ ...file!, damage: null }], NOW);
+      expect(await catalog.checks.damagedFiles(ids)).toEqual(new Map());
+      expect(await catalog.checks.verifiedFiles(ids, T0)).toEqual(new Set([file!.file]));
+      expect(await catalog.checks.unverifiedSince('main', null)).toBe(NOW);
+    });
+
+    it('heal a backup that was an error for its files, and no other', async () => {
+      await using catalog = await openNew();
+      const ids = await takeChain(catalog, 1);
+      await catalog.validations.setDamage(ids, 'altered');
+      expect(await catalog.checks.marked('main')).toMatchObject([{ id: ids[0] }]);
+      await catalog.backups.setState(ids[0]!, 'Error');
+      await catalog.checks.heal(ids);
+      expect(await catalog.backups.find(ids[0]!)).toMatchObject({ backup: { state: 'Error' }, damage: null });
+      expect(await catalog.checks.marked('main')).toEqual([]);
     });
   });
 }

@@ -10,6 +10,7 @@ export const emptyReport = (more: Partial<Report> = {}): Report => ({
   backups: [],
   restores: [],
   validations: [],
+  checks: [],
   failures: [],
   notRun: [],
   late: [],

@@ -13,7 +13,9 @@ import { longestGap, specOf } from '../../operations/schedules.ts';
 import { parseSpan, spanText } from '../../operations/duration.ts';
 
 const parse = (...args: string[]): ScheduleFlags => {
-  const command = addScheduleFlags(new Command('create').option('--rehearsal').option('--report'));
+  const command = addScheduleFlags(
+    new Command('create').option('--rehearsal').option('--report').option('--check <repository>'),
+  );
   command.exitOverride().configureOutput({ writeErr: () => undefined });
   return command.parse(args, { from: 'user' }).opts<ScheduleFlags>();
 };
@@ -140,6 +142,35 @@ describe('spans of time', () => {
 
   it.each(['', '5', 'h', '-1h', '1.5h', '1h ', '1y', '9999999h'])('%j is none', (text) => {
     expect(parseSpan(text)).toBeUndefined();
+  });
+});
+
+describe('a scheduled check', () => {
+  it('compares every file within 30 days unless told, and keeps what an update does not name', () => {
+    const made = make('--check', 'main', '--at', '3:00', '--rate', '100M');
+    expect(made.task).toEqual({
+      kind: 'check',
+      repository: 'main',
+      verifyWithinSeconds: 30 * 86_400,
+      samplePercent: null,
+      rateBytesPerSecond: 100 * 1024 ** 2,
+    });
+    expect(changedTask(made.task, parse('--sample', '10%', '--verify-within', '7d'))).toEqual({
+      ...made.task,
+      samplePercent: 10,
+      verifyWithinSeconds: 7 * 86_400,
+    });
+    expect(changedTask(made.task, parse('--rate', 'none'))).toMatchObject({ rateBytesPerSecond: null });
+  });
+
+  it.each([
+    ['--check main --vm one --every 1d', '--check'],
+    ['--check main --report --every 1d', '--check and --report'],
+    ['--vm one --every 1d --sample 10', '--sample'],
+  ])('is refused with what makes no sense: %s', (line, flag) => {
+    expect(() => make(...line.split(' '))).toThrow(
+      expect.objectContaining({ issues: [expect.objectContaining({ path: [flag] })] }) as Error,
+    );
   });
 });
 

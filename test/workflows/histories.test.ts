@@ -19,6 +19,7 @@ import { chainSteps, nothingOpen } from './chain-fakes.ts';
 import { dueVms, SCHEDULE_REQUEST, scheduleSteps } from './schedule-fakes.ts';
 import { VALIDATE_REQUEST, validationSteps } from './validation-fakes.ts';
 import { CONSOLIDATE_REQUEST, consolidationSteps, pullState, QUICK_REQUEST, quickRestoreSteps } from './quick-fakes.ts';
+import { checkSteps, RESCAN_REQUEST, rescanSteps } from './rescan-fakes.ts';
 import { BACKUP, compressSteps, mergeSteps } from './rewrite-fakes.ts';
 import { beQuiet, fails, recorded, workflowSuite, type FakeActivities } from './workflow-suite.ts';
 
@@ -37,6 +38,9 @@ describe('stored histories', async () => {
       'applyRetention-cancelled.json',
       'applyRetention-failure.json',
       'applyRetention-success.json',
+      'checkRepository-cancelled.json',
+      'checkRepository-failure.json',
+      'checkRepository-success.json',
       'compressBackup-cancelled.json',
       'compressBackup-failure.json',
       'compressBackup-success.json',
@@ -69,6 +73,9 @@ describe('stored histories', async () => {
       'rehearse-cancelled.json',
       'rehearse-failure.json',
       'rehearse-success.json',
+      'rescanRepository-cancelled.json',
+      'rescanRepository-failure.json',
+      'rescanRepository-success.json',
       'restoreDisk-cancelled.json',
       'restoreDisk-failure.json',
       'restoreDisk-success.json',
@@ -77,6 +84,9 @@ describe('stored histories', async () => {
       'runSchedule-cancelled.json',
       'runSchedule-failure.json',
       'runSchedule-success.json',
+      'scheduledCheck-cancelled.json',
+      'scheduledCheck-failure.json',
+      'scheduledCheck-success.json',
       'sendReport-cancelled.json',
       'sendReport-failure.json',
       'sendReport-success.json',
@@ -275,6 +285,31 @@ describe.runIf(wanted !== undefined)('recording', () => {
     await record('applyRetention-failure', request, refused);
     const alsoWaiting = { ...retentionSteps(), requestAdmission: busy };
     await record('applyRetention-cancelled', request, alsoWaiting, cancelledAt('requestAdmission'));
+  });
+
+  it('records those of rescans and checks', { timeout: 120_000 }, async () => {
+    await record('rescanRepository-success', RESCAN_REQUEST, rescanSteps());
+    await record('rescanRepository-failure', RESCAN_REQUEST, {
+      ...rescanSteps(),
+      readStoredVms: fails('RepositoryForeign'),
+    });
+    const reading = { ...rescanSteps(), readStoredVms: untilCancelled };
+    await record('rescanRepository-cancelled', RESCAN_REQUEST, reading, cancelledAt('readStoredVms'));
+    await record('checkRepository-success', RESCAN_REQUEST, checkSteps());
+    await record('checkRepository-failure', RESCAN_REQUEST, {
+      ...checkSteps(),
+      verifyStored: fails('RepositoryForeign'),
+    });
+    const comparing = { ...checkSteps(), verifyStored: untilCancelled };
+    await record('checkRepository-cancelled', RESCAN_REQUEST, comparing, cancelledAt('verifyStored'));
+    const byTheClock = { ...checkSteps(), ...scheduleSteps('scheduledCheck') };
+    await record('scheduledCheck-success', SCHEDULE_REQUEST, byTheClock);
+    await record('scheduledCheck-failure', SCHEDULE_REQUEST, {
+      ...byTheClock,
+      verifyStored: fails('RepositoryForeign'),
+    });
+    const held = { ...byTheClock, verifyStored: untilCancelled };
+    await record('scheduledCheck-cancelled', SCHEDULE_REQUEST, held, cancelledAt('verifyStored'));
   });
 
   it('records those of reclaim', { timeout: 120_000 }, async () => {

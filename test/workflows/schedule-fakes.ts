@@ -14,6 +14,13 @@ const TASKS = {
     maxVms: null,
     steps: ['hash', 'boot'],
   },
+  scheduledCheck: {
+    kind: 'check',
+    repository: 'main',
+    verifyWithinSeconds: 30 * 86_400,
+    samplePercent: null,
+    rateBytesPerSecond: null,
+  },
   sendReport: {
     kind: 'report',
     sinceSeconds: 86_400,
@@ -64,6 +71,7 @@ export const scheduleSteps = (workflow: keyof typeof TASKS, due = dueVms('a', 'a
     vmEnded: () => Promise.resolve(),
     missDueVms: () => Promise.resolve(),
     endScheduleRun: () => Promise.resolve(summary),
+    scheduledCheckRequest: () => Promise.resolve({ repository: 'main' }),
     postReport: () => Promise.resolve(),
     mailReport: () => Promise.resolve(),
   };
