@@ -1,11 +1,9 @@
 import { open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { openCatalog } from '../../catalog/open-catalog.ts';
 import type { Backup } from '../../schemas/backup.ts';
 import type { CheckedRepository } from '../../schemas/check.ts';
 import type { RescannedRepository } from '../../workflows/rescan-repository.ts';
-import { addRepository } from '../../workers/add-repository.ts';
 import { sha256OfImage } from '../support/disk-content.ts';
 import { createGuest, type Guest } from '../support/guest.ts';
 import { startInstallation, type TestInstallation } from '../support/installation.ts';
@@ -48,8 +46,7 @@ describe('a repository without its catalog', () => {
     before = await ls();
     await holdfast[Symbol.asyncDispose]();
     holdfast = await startInstallation({ host, dir: join(dir.path, 'second') });
-    await using catalog = await openCatalog(`sqlite:${join(holdfast.dataDir, 'catalog.sqlite')}`);
-    await addRepository(catalog, { name: 'safe', location: { kind: 'directory', path: place }, takeOver: true });
+    await holdfast.json('repo', 'add', place, '--name', 'safe', '--take-over');
   });
   afterAll(async () => {
     await holdfast[Symbol.asyncDispose]();
