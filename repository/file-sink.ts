@@ -9,8 +9,8 @@ const ALIGNMENT = 4096;
 
 /**
  * Writes an upload's file past the page cache where it can: that costs a fifth of the processor time, and does not push
- * the guests' pages out. Writes that are not aligned, and file systems that refuse O_DIRECT (`EINVAL`: some tmpfs, NFS and
- * FUSE), go through the cache; the upload's `finish` makes those durable.
+ * the guests' pages out. What is not aligned at the ends of a write, and all of one whose memory lies otherwise to
+ * pages than its place in the file, goes through the cache; so do file systems that refuse O_DIRECT (`EINVAL`: some tmpfs, NFS and FUSE); the upload's `finish` makes those durable.
  * @throws BlobStoreError `full`, `read-only`, `unavailable` (also when the file is gone)
  */
 export async function openFileSink({ path, blobKey: key }: BlobSinkDescriptor): Promise<BlobSink> {
@@ -24,24 +24,25 @@ export async function openFileSink({ path, blobKey: key }: BlobSinkDescriptor): 
   const direct = await openWith(O_DIRECT).catch((error: unknown) => (isRefusal(error) ? undefined : fail(error)));
   let cached: Promise<FileHandle> | undefined = direct ? undefined : Promise.resolve(await openWith(0).catch(fail));
 
+  async function writeCached(bytes: Uint8Array, offset: number): Promise<void> {
+    if (bytes.length === 0) return;
+    cached ??= openWith(0);
+    const file = await cached;
+    for (let done = 0; done < bytes.length;) {
+      done += (await file.write(bytes, done, bytes.length - done, offset + done)).bytesWritten;
+    }
+  }
+
   return {
     async write(offset, bytes) {
       try {
-        let done = 0;
-        if (
-          direct &&
-          offset % ALIGNMENT === 0 &&
-          bytes.length % ALIGNMENT === 0 &&
-          bytes.byteOffset % ALIGNMENT === 0
-        ) {
-          done = await writeDirect(direct, bytes, offset);
-          if (done === bytes.length) return;
+        const middle = direct ? alignedMiddle(offset, bytes) : { start: 0, end: 0 };
+        if (direct && middle.end > middle.start) {
+          middle.end =
+            middle.start + (await writeDirect(direct, bytes.subarray(middle.start, middle.end), offset + middle.start));
         }
-        cached ??= openWith(0);
-        const file = await cached;
-        while (done < bytes.length) {
-          done += (await file.write(bytes, done, bytes.length - done, offset + done)).bytesWritten;
-        }
+        await writeCached(bytes.subarray(0, middle.start), offset);
+        await writeCached(bytes.subarray(middle.end), offset + middle.end);
       } catch (error) {
         fail(error);
       }
@@ -55,6 +56,13 @@ export async function openFileSink({ path, blobKey: key }: BlobSinkDescriptor): 
       }
     },
   };
+}
+
+/** The part of `bytes` that is aligned in the file and in memory alike; empty where they lie differently to pages. */
+function alignedMiddle(offset: number, { byteOffset, length }: Uint8Array): { start: number; end: number } {
+  const start = (ALIGNMENT - (offset % ALIGNMENT)) % ALIGNMENT;
+  const end = length - ((offset + length) % ALIGNMENT);
+  return (offset - byteOffset) % ALIGNMENT === 0 && end > start ? { start, end } : { start: 0, end: 0 };
 }
 
 /** Bytes written: all, or fewer where the rest needs the cache. */

@@ -24,6 +24,29 @@ describe.each([
     }
   });
 
+  it('makes the same bytes of a cluster again, whatever came before it', () => {
+    const into = Buffer.alloc(clusterBytes * 2);
+    const clusters = Array.from({ length: 24 }, (_, i) => {
+      const cluster = text(clusterBytes, i * 7919);
+      if (i % 3 === 1) randomBytes(clusterBytes / 2).copy(cluster, (i * 997) % (clusterBytes / 2));
+      return i % 7 === 3 ? randomBytes(clusterBytes) : cluster;
+    });
+    const framesOf = (order: number[]): Buffer[] => {
+      const compressor = new ClusterCompressor(clusterBytes, { reusesContext });
+      const frames: Buffer[] = [];
+      for (const index of order) {
+        const size = compressor.compressAgain(clusters[index]!, into, 0);
+        frames[index] = Buffer.from(into.subarray(0, size < clusterBytes ? size : 0));
+      }
+      return frames;
+    };
+    const inOrder = clusters.map((_, index) => index);
+    const expected = framesOf(inOrder);
+    expect(framesOf(inOrder.toReversed())).toEqual(expected);
+    expect(framesOf(inOrder.toSorted((a, b) => ((a * 7) % 24) - ((b * 7) % 24)))).toEqual(expected);
+    for (const index of inOrder) expect(framesOf([index])[index]).toEqual(expected[index]);
+  });
+
   it('stops trying on what cannot be compressed, and starts again', () => {
     const compressor = new ClusterCompressor(clusterBytes, { reusesContext });
     const into = Buffer.alloc(compressor.roomBytes);
