@@ -5,7 +5,7 @@ import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import { placeText, type S3Place } from '../schemas/repository.ts';
 import { BlobStoreError } from './blob-store.ts';
-import { credentialsOf } from './s3-credentials.ts';
+import { credentialsOf, type S3Credentials } from './s3-credentials.ts';
 
 /** More requests than this in flight to one server wait for each other. */
 const MAX_SOCKETS = 64;
@@ -16,6 +16,8 @@ export interface S3Connection {
   /** The server's address, without the bucket. */
   readonly endpoint: URL;
   readonly signer: SignatureV4;
+  /** To be told when the server refuses: other keys may be there by now. */
+  readonly credentials: S3Credentials;
   agent(): Promise<HttpAgent | HttpsAgent>;
   /** Resolves when the server may be asked again; longer the more often it said that it has too much to do. */
   readonly pace: Pace;
@@ -30,14 +32,16 @@ export function connectionTo(place: S3Place): S3Connection {
   if (known !== undefined) return known;
   const endpoint = new URL(place.endpoint ?? amazonEndpoint(place.region));
   let agent: Promise<HttpAgent | HttpsAgent> | undefined;
+  const credentials = credentialsOf(place);
   const connection: S3Connection = {
     place,
     endpoint,
+    credentials,
     // The host's own clock signs: the SDK would correct it silently, and the instants of backups come from the same clock.
     signer: new SignatureV4({
       service: 's3',
       region: place.region,
-      credentials: credentialsOf(place),
+      credentials: credentials.keys,
       sha256: NodeSha256,
       uriEscapePath: false,
       applyChecksum: true,

@@ -105,7 +105,9 @@ export function controlOf(connection: S3Connection) {
   const asked = async <T>(act: Act, answer: Promise<T>): Promise<T> =>
     await answer.catch((error: unknown) => {
       if (error instanceof BlobStoreError) throw error; // of the credentials
-      throw s3Error(place, { ...act, tries: triesOf(error) }, troubleOf(error), error);
+      const described = s3Error(place, { ...act, tries: triesOf(error) }, troubleOf(error), error);
+      if (described.code === 'denied') connection.credentials.forget();
+      throw described;
     });
 
   return {

@@ -10,21 +10,25 @@ export interface S3Keys {
   expiration?: Date;
 }
 
-/** A file that was corrected, or keys that were turned, count after this time at the latest. */
+/** Keys that were changed count after this time at the latest, and at once when the server refuses the former ones. */
 const KEPT_MS = 5 * 60_000;
 
-/**
- * The keys for a place, from where its `credentials` say: kept for a while, since some sources are services.
- * @returns a function that throws BlobStoreError `denied` when there are no keys, or their file is open to others
- */
-export function credentialsOf(place: S3Place): () => Promise<S3Keys> {
+export interface S3Credentials {
+  /** @throws BlobStoreError `denied` when there are no keys, or their file is open to others */
+  keys: () => Promise<S3Keys>;
+  /** The server refused them: the next request looks for others. */
+  forget: () => void;
+}
+
+/** The keys for a place, from where its `credentials` say: kept for a while, since some sources are services. */
+export function credentialsOf(place: S3Place): S3Credentials {
   let kept: { keys: Promise<S3Keys>; untilMs: number } | undefined;
-  return async () => {
+  const keys = async (): Promise<S3Keys> => {
     if (kept === undefined || Date.now() > kept.untilMs) {
-      const keys = readKeys(place);
-      kept = { keys, untilMs: Date.now() + KEPT_MS };
+      const read = readKeys(place);
+      kept = { keys: read, untilMs: Date.now() + KEPT_MS };
       const reading = kept;
-      keys.then(
+      read.then(
         ({ expiration }) => {
           if (expiration !== undefined) reading.untilMs = Math.min(reading.untilMs, expiration.getTime() - KEPT_MS);
         },
@@ -33,6 +37,7 @@ export function credentialsOf(place: S3Place): () => Promise<S3Keys> {
     }
     return await kept.keys;
   };
+  return { keys, forget: () => (kept = undefined) };
 }
 
 async function readKeys(place: S3Place): Promise<S3Keys> {

@@ -61,7 +61,9 @@ export async function sendData(connection: S3Connection, request: DataRequest): 
     signal?.throwIfAborted();
     const { trouble, retryAfterMs, cause } = answer;
     if (!isTransient(trouble) || tries === TRIES) {
-      throw s3Error(connection.place, { act, key, tries }, trouble, cause);
+      const error = s3Error(connection.place, { act, key, tries }, trouble, cause);
+      if (error.code === 'denied') connection.credentials.forget();
+      throw error;
     }
     if (trouble.status === 503 || trouble.status === 429) connection.pace.slower(retryAfterMs);
     const pauseMs = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** (tries - 1)) * (0.5 + Math.random());

@@ -102,6 +102,10 @@ describe.skipIf(missing !== undefined)(missing ?? 'S3 in trouble', () => {
     await expect(createS3Store(open).getBlob('there')).rejects.toThrow(/can be read by others.*chmod 600/);
     if (open.credentials.kind === 'file') await chmod(open.credentials.path, 0o600);
     expect((await createS3Store(open).getBlob('there')).toString()).toBe('content');
+    const changed = await withKeys(keysOf({ ...server.keys, secretAccessKey: 'former' }));
+    await expect(createS3Store(changed).getBlob('there')).rejects.toSatisfy(hasStoreCode('denied'));
+    if (changed.credentials.kind === 'file') await writeFile(changed.credentials.path, keysOf(server.keys));
+    expect((await createS3Store(changed).getBlob('there')).toString()).toBe('content');
     const other = { ...open, credentials: { ...open.credentials, profile: 'nobody' } };
     await expect(createS3Store(other).getBlob('there')).rejects.toSatisfy(hasStoreCode('denied'));
     const gone: S3Place = { ...place, credentials: { kind: 'file', path: '/nowhere/keys', profile: null } };
