@@ -115,3 +115,16 @@ export async function giveRepositoryTo(
   await store.putBlob(REPOSITORY_FILE, encodeJson(repositoryIdentity.parse(taken)), { replace: true });
   return taken;
 }
+
+/** Tells in `repository.json` what new files are encrypted to, once the keys for it are stored. */
+export async function changeRecipient(
+  store: BlobStore,
+  { id }: Pick<RepositoryRecord, 'id'>,
+  encryption: RepositoryEncryption,
+): Promise<void> {
+  const identity = await openRepository(store);
+  if (identity.id !== id)
+    throw new RepositoryError('foreign', REPOSITORY_FILE, `is of repository ${identity.id}, not of ${id}`);
+  const changed = repositoryIdentity.parse({ ...identity, encryption });
+  await store.putBlob(REPOSITORY_FILE, encodeJson(changed), { replace: true });
+}

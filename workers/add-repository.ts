@@ -5,6 +5,7 @@ import { requireAccess } from '../repository/check-access.ts';
 import { giveRepositoryTo, initRepository, openRepository, ownedBy } from '../repository/identity.ts';
 import { REPOSITORY_FILE } from '../repository/layout.ts';
 import { createBlobStore } from '../repository/open-repository.ts';
+import { newRepositoryKeys, writeRepositoryKeys } from '../repository/repository-keys.ts';
 import { RepositoryError } from '../repository/repository-error.ts';
 import type { RepositoryOwner } from '../schemas/manifest.ts';
 import {
@@ -31,12 +32,15 @@ export async function addRepository(
     slots = DEFAULT_SLOTS,
     settings = {},
     takeOver = false,
+    encrypt,
   }: {
     name: string;
     location: RepositoryLocation;
     slots?: number;
     settings?: Partial<RepositorySettings>;
     takeOver?: boolean;
+    /** A new repository is encrypted, and these recipients can open it. */
+    encrypt?: { operators: readonly string[]; hideNames: boolean };
   },
 ): Promise<RepositoryRecord> {
   const sameAs = async (): Promise<RepositoryRecord | undefined> => {
@@ -64,7 +68,17 @@ export async function addRepository(
   if (present?.owner !== undefined && present.owner.installation !== installation && !takeOver) {
     throw new RepositoryError('owned', REPOSITORY_FILE, `${placeText(location)} ${ownedBy(present.owner)}`);
   }
-  const { encryption = present?.encryption ?? null } = settings;
+  if (encrypt !== undefined && present !== undefined) {
+    throw new HoldfastError(
+      'InvalidRequest',
+      `encrypt: ${placeText(location)} is a repository already, ${present.encryption ? 'encrypted' : 'not encrypted'}, and stays so; ` +
+        'leave --encrypt away, or take another place',
+    );
+  }
+  const fresh = encrypt && (await newRepositoryKeys(encrypt.operators));
+  const encryption = fresh
+    ? { format: 'age' as const, recipient: fresh.recipient, hideNames: encrypt.hideNames }
+    : (present?.encryption ?? null);
   const promised = repositorySettings.parse({ ...known?.settings, ...settings, encryption, owner: installation });
   const id = known?.id ?? present?.id ?? randomUUID();
   if (location.kind === 's3') await requireAccess(store); // a folder tells by the file that is written next
@@ -74,6 +88,7 @@ export async function addRepository(
     await giveRepositoryTo(store, present, owner);
   }
   await initRepository(store, { id, owner, ...(encryption === null ? {} : { encryption }) });
+  if (fresh !== undefined) await writeRepositoryKeys(store, fresh.keys);
   if (known !== undefined) {
     await catalog.repositories.changeSettings(name, promised);
     return { ...known, settings: promised };

@@ -6,6 +6,7 @@ import { nameOfKey } from '../../repository/layout.ts';
 import { writeSums } from '../../repository/sums.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { BackupPlan, CopiedDisk, CopyHeartbeat, DiskExport } from '../../schemas/plan.ts';
+import { settingsOf } from '../../schemas/repository.ts';
 import { cancellationSignal } from '../cancellation.ts';
 import { runningBackupJob } from './backup-job.ts';
 import { createSnapshotCapture } from './capture-snapshot.ts';
@@ -48,10 +49,12 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
             await upload?.finish(copied.storedBytes);
             return { ...copied, attempts: context.info.attempt };
           }
+          const { encryption } = settingsOf(plan.target.repository);
           const result = await copier.copyDisk({
             source: { ...disk, virtualSizeBytes: planned.virtualSizeBytes },
             ...(planned.parentFile === null ? {} : { backingFileName: nameOfKey(planned.parentFile) }),
             compression: plan.target.compression,
+            ...(encryption === null ? {} : { recipient: encryption.recipient }),
             sink: upload.sink,
             journalPath: captures.journalPath(plan.backupId, disk.target),
             signal,
@@ -68,6 +71,9 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
             changedBytes: result.changedBytes,
             readBytes: result.readBytes,
             storedBytes: result.storedBytes,
+            ...(result.plainBytes === undefined
+              ? {}
+              : { encryption: { format: 'age' as const, plainBytes: result.plainBytes } }),
             clusterBytes: result.clusterBytes,
             sums: await writeSums(store, disk.file, result.segments),
             attempts: context.info.attempt,

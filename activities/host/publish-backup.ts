@@ -51,6 +51,8 @@ export const createPublishBackup = ({ openStore, captures, host }: HostDependenc
     const manifest = manifestOf(capture, begun, copies, runOfActivity());
     try {
       const { encryption } = settingsOf(plan.target.repository);
+      const plain = encryption && manifest.disks.find((disk) => disk.encryption === undefined);
+      if (plain) throw new HoldfastError('EncryptionMismatch', `${plain.file} was not encrypted; it is not published`);
       await createManifest(store, encryption === null ? manifest : await sealManifest(manifest, encryption));
     } catch (error) {
       // An earlier attempt that still ran was first; its manifest tells of the same files.

@@ -1,15 +1,17 @@
 import { Context } from '@temporalio/activity';
-import type { ChainFile } from '../../copier/contract.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { nameOfKey, rewriteKey, sumsKey } from '../../repository/layout.ts';
 import { readManifest, readStoredManifest } from '../../repository/manifest.ts';
-import { readSums, writeSums } from '../../repository/sums.ts';
+import { keysFor, type RepositoryKeys } from '../../repository/repository-keys.ts';
+import { writeSums } from '../../repository/sums.ts';
+import { settingsOf } from '../../schemas/repository.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest, ManifestDisk } from '../../schemas/manifest.ts';
 import type { CopyHeartbeat } from '../../schemas/plan.ts';
 import type { RewritePlan, RewrittenFiles } from '../../schemas/rewrite-plan.ts';
 import { cancellationSignal } from '../cancellation.ts';
+import { openChainFiles } from './chain-files.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { requireUnlocked } from './lock-backup.ts';
 import type { RewriteNote } from './rewrite-notes.ts';
@@ -27,7 +29,7 @@ export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites 
     /**
      * Writes the files of a backup anew, beside, and compares them with those they are made from. Repeatable: a new attempt
      * goes on with the first disk that is not finished. Changes nothing that a manifest names.
-     * @throws BackupLocked, IntegrityMismatch, BackupFileMissing, RepositoryFull, RepositoryReadOnly, RepositoryUnavailable, TimeLimitReached
+     * @throws BackupLocked, KeyMissing, KeyWrong, IntegrityMismatch, BackupFileMissing, RepositoryFull, RepositoryReadOnly, RepositoryUnavailable, TimeLimitReached
      */
     async rewriteBackup(plan: RewritePlan): Promise<RewrittenFiles> {
       const context = Context.current();
@@ -37,6 +39,7 @@ export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites 
         const manifest = await readStoredManifest(store, plan.vm.uuid, plan.backupId);
         if (manifest.disks.some(({ replacement }) => replacement)) return { disks: [], found: 'unfinished' };
         if (isDone(plan, manifest)) return { disks: [], found: 'done' };
+        const keys = await keysFor(store, plan.repository); // before anything is begun
         const wanted = manifest.disks.filter((disk) => isWanted(plan, disk));
         await requireUnlocked(
           store,
@@ -58,7 +61,7 @@ export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites 
           for (const disk of wanted) {
             if (note.done.some(({ file }) => file === disk.file)) continue;
             heartbeat.target = disk.target;
-            const rewritten = await rewriteDisk(store, plan, { manifest, disk }, { signal, heartbeat });
+            const rewritten = await rewriteDisk(store, plan, { manifest, disk, keys }, { signal, heartbeat });
             note.done.push({ file: disk.file, rewritten });
             await rewrites.write(note);
           }
@@ -87,18 +90,14 @@ export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites 
   async function rewriteDisk(
     store: BlobStore,
     plan: RewritePlan,
-    { manifest, disk }: { manifest: Manifest; disk: ManifestDisk },
+    { manifest, disk, keys }: { manifest: Manifest; disk: ManifestDisk; keys: RepositoryKeys | null },
     { signal, heartbeat }: { signal: AbortSignal; heartbeat: CopyHeartbeat },
   ): Promise<WrittenFile | null> {
     const below = plan.operation === 'mergeBackups' ? await diskBeneath(store, manifest, disk) : undefined;
     const stored = [...(below === undefined ? [] : [below]), disk];
-    const chain: ChainFile[] = await Promise.all(
-      stored.map(async (each) => ({
-        source: store.source(each.file),
-        storedBytes: each.storedBytes,
-        segments: await readSums(store, each),
-      })),
-    );
+    const chain = await openChainFiles(store, keys, stored);
+    // The file keeps its name, so what was encrypted stays so.
+    const recipient = disk.encryption && settingsOf(plan.repository).encryption?.recipient;
     const temporary = rewriteKey(disk.file, plan.operationId);
     await store.deleteBlob(temporary); // an attempt that was cut off
     await store.deleteBlob(sumsKey(temporary));
@@ -106,11 +105,12 @@ export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites 
     await requireSpace(store, plan, disk, neededBytes);
     const upload = await store.createUpload(temporary, { expectedBytes: 0 });
     const isLayered = below === undefined && disk.backingFile !== null;
-    const { storedBytes, segments, clusterBytes, describedBytes } = await copier.rewriteFile({
+    const { storedBytes, plainBytes, segments, clusterBytes, describedBytes } = await copier.rewriteFile({
       chain,
       ...(isLayered ? { backingFileName: nameOfKey(disk.backingFile ?? '') } : {}),
       virtualSizeBytes: disk.virtualSizeBytes,
       compression: plan.compression,
+      ...(recipient === undefined ? {} : { recipient }),
       sink: upload.sink,
       finish: async (totalBytes) => {
         await upload.finish(totalBytes);
@@ -126,14 +126,24 @@ export const createRewriteBackup = ({ copier, openStore, fence, paces, rewrites 
       return null;
     }
     const sums = await writeSums(store, temporary, segments);
-    const { replacement: _, ...same } = disk;
+    const { replacement: _, encryption: __, ...same } = disk;
+    const encryption = plainBytes === undefined ? {} : { encryption: { format: 'age' as const, plainBytes } };
     const asFull =
       below === undefined
         ? {}
         : { type: 'full' as const, fullReason: 'merged' as const, backingFile: null, changedBytes: describedBytes };
     return {
       formerSums: disk.sums.sha256,
-      replacement: { ...same, ...asFull, storedBytes, clusterBytes, sums, temporary, compression: plan.compression },
+      replacement: {
+        ...same,
+        ...encryption,
+        ...asFull,
+        storedBytes,
+        clusterBytes,
+        sums,
+        temporary,
+        compression: plan.compression,
+      },
     };
   }
 };
