@@ -96,6 +96,11 @@ export class PatternedDisk {
     this.#content.fill(pattern, offsetBytes, offsetBytes + lengthBytes);
   }
 
+  /** The same for bytes that are no pattern. */
+  noteBytes(offsetBytes: number, bytes: Uint8Array): void {
+    this.#content.set(bytes, offsetBytes);
+  }
+
   /** The same disk as another device. */
   as(device: number): PatternedDisk {
     const other = new PatternedDisk(device, this.#content.length);
