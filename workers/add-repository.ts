@@ -78,7 +78,9 @@ export async function addRepository(
   const fresh = encrypt && (await newRepositoryKeys(encrypt.operators));
   const encryption = fresh
     ? { format: 'age' as const, recipient: fresh.recipient, hideNames: encrypt.hideNames }
-    : (present?.encryption ?? null);
+    : settings.encryption === undefined
+      ? (present?.encryption ?? null)
+      : settings.encryption;
   const promised = repositorySettings.parse({ ...known?.settings, ...settings, encryption, owner: installation });
   const id = known?.id ?? present?.id ?? randomUUID();
   if (location.kind === 's3') await requireAccess(store); // a folder tells by the file that is written next
