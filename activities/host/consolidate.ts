@@ -15,7 +15,7 @@ import { readQuickNote } from './quick-restore-notes.ts';
 import { diskOfFile, readManifestChain } from './restore-chain.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { imageStandsAlone } from './stopped-images.ts';
-import { RepositoryProbe } from './stored-chain-files.ts';
+import { RepositoryProbe } from './repository-probe.ts';
 import { createSwapDisks } from './swap-disks.ts';
 
 /** virDomainPausedReason. Source: include/libvirt/libvirt-domain.h */

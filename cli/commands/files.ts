@@ -4,10 +4,7 @@ import { getFiles, placeFor, streamFiles, type GotFiles } from '../../files/get-
 import { listFileSystems, mountFileSystems } from '../../files/file-systems.ts';
 import { listFiles } from '../../files/list-files.ts';
 import { isText } from '../../files/shown-name.ts';
-import { openFiles } from '../../files/open-files.ts';
 import { findBackup } from '../../operations/find-backup.ts';
-import { openRepository } from '../../repository/identity.ts';
-import { openBlobStore } from '../../repository/open-repository.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { action, type CommandContext } from '../context.ts';
 import { sizeText, table } from '../output.ts';
@@ -110,9 +107,21 @@ async function open(context: CommandContext, id: string) {
   const repository = await catalog.repositories.find(backup.repository);
   if (repository === undefined)
     throw new HoldfastError('RepositoryNotFound', `repository ${backup.repository} is not known`);
+  const { openFiles } = await import('../../files/open-files.ts');
+  const { openBlobStore } = await import('../../repository/open-repository.ts');
+  const { openRepository } = await import('../../repository/identity.ts');
+  const { keysFor } = await import('../../repository/repository-keys.ts');
   const store = openBlobStore(repository.location);
   await openRepository(store, repository);
-  return await openFiles(store, { vmUuid: backup.vm.uuid, backupId: backup.id }, { signal: stopSignal() });
+  return await openFiles(
+    store,
+    { vmUuid: backup.vm.uuid, backupId: backup.id },
+    {
+      keys: await keysFor(store, repository),
+      onProblem: ({ message }) => context.output.note(message),
+      signal: stopSignal(),
+    },
+  );
 }
 
 const wantedOf = ({ disk, filesystem }: FilesFlags) => ({ disk, fileSystem: filesystem });

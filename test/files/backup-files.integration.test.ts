@@ -50,7 +50,13 @@ describe.skipIf(missing !== undefined)(`files of a backup${missing === undefined
     opened = await openFiles(
       openBlobStore({ kind: 'directory', path: bed.holdfast.repositoryDir }),
       { vmUuid: backup.vm.uuid, backupId: backup.id },
-      { signal: AbortSignal.timeout(300_000) },
+      {
+        keys: null,
+        onProblem(error) {
+          throw error;
+        },
+        signal: AbortSignal.timeout(300_000),
+      },
     );
   }, 400_000);
 
