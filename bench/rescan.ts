@@ -13,6 +13,7 @@ import type { HostDependencies } from '../activities/host/dependencies.ts';
 import { createKeepValidation } from '../activities/host/keep-validation.ts';
 import { createReadStored } from '../activities/host/read-stored.ts';
 import { openCatalog } from '../catalog/open-catalog.ts';
+import type { BlobStore } from '../repository/blob-store.ts';
 import { initRepository } from '../repository/identity.ts';
 import { encodeJson } from '../repository/json-blob.ts';
 import { manifestKey } from '../repository/layout.ts';
@@ -50,7 +51,7 @@ try {
   const id = randomUUID();
   await initRepository(store, { id });
   const written = Date.now();
-  await writeBackups(location.kind === 'directory' ? location.path : null);
+  await writeBackups(store, location.kind === 'directory' ? location.path : null);
   console.log(`${backups} manifests of ${vms} VMs written in ${seconds(written)}`);
   await measure(id, location);
 } finally {
@@ -58,7 +59,7 @@ try {
 }
 
 /** Chains of eight, each with a full; files of the right length, without content in a directory. */
-async function writeBackups(directory: string | null): Promise<void> {
+async function writeBackups(store: BlobStore, directory: string | null): Promise<void> {
   const each = Math.ceil(backups / vms);
   const domainXml = `<domain>${'<device><address type="pci" domain="0x0000" bus="0x00"/></device>\n'.repeat(90)}</domain>`;
   let left = backups;
@@ -99,9 +100,9 @@ async function writeBackups(directory: string | null): Promise<void> {
       };
       parent = { id: backupId, chainId: manifest.chainId, file };
       const content = encodeJson(manifest);
-      works.push(() => put(directory, manifestKey(uuid, backupId), content));
-      works.push(() => put(directory, file, Buffer.alloc(disk.storedBytes)));
-      works.push(() => put(directory, `${file}.sums`, Buffer.from('x')));
+      works.push(() => put(store, directory, manifestKey(uuid, backupId), content));
+      works.push(() => put(store, directory, file, Buffer.alloc(disk.storedBytes)));
+      works.push(() => put(store, directory, `${file}.sums`, Buffer.from('x')));
     }
   }
   const next = works.values();
@@ -112,9 +113,9 @@ async function writeBackups(directory: string | null): Promise<void> {
   );
 }
 
-async function put(directory: string | null, key: string, content: Buffer): Promise<void> {
+async function put(store: BlobStore, directory: string | null, key: string, content: Buffer): Promise<void> {
   if (directory === null) {
-    await openBlobStore(repositoryLocation.parse(JSON.parse(values.s3 ?? ''))).putBlob(key, content);
+    await store.putBlob(key, content);
     return;
   }
   const path = join(directory, key);
