@@ -2,7 +2,7 @@ import { Option, type Command } from 'commander';
 import { resolve } from 'node:path';
 import type { OpenPlace } from '../standalone/open-place.ts';
 import { HoldfastError } from '../schemas/failures.ts';
-import type { RepositoryLocation } from '../schemas/repository.ts';
+import { secretReference, type RepositoryLocation, type SecretReference } from '../schemas/repository.ts';
 import { LATEST } from './backup-id.ts';
 import { parseVm } from './commands/dev.ts';
 import { action, type CommandContext } from './context.ts';
@@ -10,6 +10,8 @@ import { Output } from './output.ts';
 
 export interface FromFlags {
   from?: string;
+  identityFile?: string;
+  identityEnv?: string;
 }
 
 /** What a command works with that reads a repository by itself. */
@@ -18,9 +20,25 @@ export interface Alone {
   place: OpenPlace;
 }
 
-/** `--from`: the command then needs neither catalog nor Temporal nor an installation's folder. */
-export const fromOption = (): Option =>
-  new Option('--from <repository>', 'read this directory, a repository: needs no installation, and only reads there');
+/**
+ * Adds `--from` with what belongs to it: the command then needs neither catalog nor Temporal nor an installation's folder.
+ * @param conflicts options, as commander names their values, that need an installation
+ */
+export const withFromOptions = (command: Command, conflicts: readonly string[] = []): Command =>
+  command
+    .addOption(
+      new Option(
+        '--from <repository>',
+        'read this repository, a directory: needs no installation, and only reads there',
+      ).conflicts([...conflicts]),
+    )
+    .addOption(
+      new Option(
+        '--identity-file <path>',
+        'with --from, of an encrypted repository: file with an age identity',
+      ).conflicts('identityEnv'),
+    )
+    .option('--identity-env <name>', 'the same from an environment variable of that name');
 
 /** With `latest` and `--from`. */
 export const latestOfOption = (): Option =>
@@ -34,15 +52,17 @@ export const actionOrFrom =
   ) =>
   async (subject: Subject, flags: Flags, command: Command): Promise<void> => {
     if (flags.from === undefined) {
-      if (subject === LATEST || flags.vm !== undefined) {
-        throw new HoldfastError('InvalidRequest', '`latest` and --vm go with --from');
+      const { vm, identityFile, identityEnv } = flags;
+      if (subject === LATEST || [vm, identityFile, identityEnv].some((value) => value !== undefined)) {
+        throw new HoldfastError('InvalidRequest', '`latest`, --vm, --identity-file and --identity-env go with --from');
       }
       await action(installed)(subject, flags, command);
       return;
     }
     const { json = false } = command.optsWithGlobals<{ json?: boolean }>();
     const { openPlace } = await import('../standalone/open-place.ts');
-    await alone({ output: new Output({ json }), place: await openPlace(locationOf(flags.from)) }, subject, flags);
+    const place = await openPlace(locationOf(flags.from), identityOf(flags));
+    await alone({ output: new Output({ json }), place }, subject, flags);
   };
 
 function locationOf(from: string): RepositoryLocation {
@@ -50,4 +70,9 @@ function locationOf(from: string): RepositoryLocation {
     throw new HoldfastError('InvalidRequest', `--from: ${from} is no directory; this version reads directories`);
   }
   return { kind: 'directory', path: resolve(from) };
+}
+
+function identityOf({ identityFile, identityEnv }: FromFlags): SecretReference | undefined {
+  if (identityFile !== undefined) return { kind: 'file', path: resolve(identityFile) };
+  return identityEnv === undefined ? undefined : secretReference.parse({ kind: 'env', name: identityEnv });
 }

@@ -17,7 +17,7 @@ import { rewriteDomainXml } from '../libvirt/rewrite-domain-xml.ts';
 import { HoldfastError } from '../schemas/failures.ts';
 import type { KeptFile, Manifest } from '../schemas/manifest.ts';
 import type { DiskToRestore } from '../schemas/restore-plan.ts';
-import type { OpenPlace } from './open-place.ts';
+import { requireKeys, type OpenPlace } from './open-place.ts';
 
 export interface StandaloneRequest {
   /** Folder that everything goes to, absolute; made if it is not there. */
@@ -65,14 +65,16 @@ export interface StandalonePlan {
  * Looks at everything that can be looked at before the first byte: the chain's manifests, the sizes of its files, kept files
  * against their hashes, what lies in the destination, and the room there. Writes nothing anywhere.
  * @param refuse told of each reason why the restore cannot be now; what else can be looked at still is
- * @throws HoldfastError BackupFileMissing, IntegrityMismatch, BackupNotRestorable, DiskMismatch, VmDefinitionInvalid
+ * @throws HoldfastError KeyMissing, BackupFileMissing, IntegrityMismatch, BackupNotRestorable, DiskMismatch, VmDefinitionInvalid
  */
 export async function planStandaloneRestore(
-  { store }: OpenPlace,
+  place: OpenPlace,
   manifest: Manifest,
   request: StandaloneRequest,
   refuse: (reason: HoldfastError) => void,
 ): Promise<StandalonePlan> {
+  const { store } = place;
+  requireKeys(place, manifest);
   const chain = await readManifestChain(store, manifest.vm.uuid, manifest.id);
   const name = request.as ?? manifest.vm.name;
   const vm = {

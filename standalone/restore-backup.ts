@@ -4,6 +4,7 @@ import { fileId, publishFile, removeFile, syncFolder } from '../activities/host/
 import { diskOfFile } from '../activities/host/restore-chain.ts';
 import type { ChainFile, CopierPool } from '../copier/contract.ts';
 import { errnoOf } from '../repository/file-errors.ts';
+import { openEncryptedFile } from '../repository/open-encrypted-file.ts';
 import { readSums } from '../repository/sums.ts';
 import type { RestoredVm } from '../schemas/backup.ts';
 import type { CopyHeartbeat } from '../schemas/plan.ts';
@@ -28,7 +29,7 @@ export interface StandaloneRestored extends RestoredVm {
  * @throws CopierError, BlobStoreError, RepositoryError; HoldfastError DestinationExists; the signal's reason
  */
 export async function restoreBackup(
-  { store }: OpenPlace,
+  { store, keys }: OpenPlace,
   plan: StandalonePlan,
   {
     copier,
@@ -72,7 +73,8 @@ export async function restoreBackup(
       chain.map(async (link) => {
         const stored = diskOfFile(plan.chain, link);
         const segments = await readSums(store, stored);
-        return { source: store.source(stored.file), storedBytes: stored.storedBytes, segments };
+        const encryption = await openEncryptedFile(store, stored, keys);
+        return { source: store.source(stored.file), storedBytes: stored.storedBytes, segments, encryption };
       }),
     );
     const { verifiedBytes } = await copier.restoreDisk({

@@ -1,9 +1,10 @@
 import { listManifests, readManifest, type ListedManifest } from '../repository/manifest.ts';
 import { parseManifestKey } from '../repository/layout.ts';
+import { RepositoryError } from '../repository/repository-error.ts';
 import { HoldfastError } from '../schemas/failures.ts';
 import type { Manifest } from '../schemas/manifest.ts';
 import { uuid } from '../schemas/names.ts';
-import type { OpenPlace } from './open-place.ts';
+import { openedManifest, type OpenPlace } from './open-place.ts';
 
 /** A manifest that cannot be read: of the backup no more is known than this. */
 export interface DamagedBackup {
@@ -26,13 +27,20 @@ export interface StoredBackups {
  * What the repository's manifests tell, of one VM or of all.
  * @param vm name or UUID; by UUID only that VM's manifests are read
  */
-export async function listStored({ store }: OpenPlace, vm?: string): Promise<StoredBackups> {
+export async function listStored(place: OpenPlace, vm?: string): Promise<StoredBackups> {
   const isUuid = uuid.safeParse(vm).success;
   const manifests: Manifest[] = [];
   const damaged: DamagedBackup[] = [];
-  for await (const listed of listManifests(store, isUuid ? vm : undefined)) {
-    if (listed.manifest) manifests.push(listed.manifest);
-    else damaged.push(damagedBackup(listed));
+  for await (const listed of listManifests(place.store, isUuid ? vm : undefined)) {
+    if (listed.manifest === undefined) {
+      damaged.push(damagedBackup(listed, listed.error));
+      continue;
+    }
+    const opened = await openedManifest(place, listed.manifest).catch((error: unknown) => {
+      if (!(error instanceof RepositoryError)) throw error;
+      damaged.push(damagedBackup(listed, error)); // its sealed part is altered, or of other keys
+    });
+    if (opened) manifests.push(opened);
   }
   manifests.sort((one, other) => other.instant.localeCompare(one.instant));
   if (vm === undefined || isUuid) return { manifests, damaged };
@@ -42,7 +50,7 @@ export async function listStored({ store }: OpenPlace, vm?: string): Promise<Sto
   return { manifests: wanted, damaged: damaged.filter((each) => !others.has(each.vm.uuid)) };
 }
 
-function damagedBackup({ key, vmUuid, backupId, error }: ListedManifest & { error: Error }): DamagedBackup {
+function damagedBackup({ key, vmUuid, backupId }: ListedManifest, error: Error): DamagedBackup {
   return { id: backupId, vm: { uuid: vmUuid, name: null }, state: 'Error', file: key, damage: error.message };
 }
 
@@ -72,7 +80,8 @@ export async function findStored(
     const ids = found.map(({ backupId }) => backupId).join(', ');
     throw new HoldfastError('BackupNotFound', `${id} begins several backups: ${ids}`);
   }
-  return { manifest: await readManifest(place.store, only.vmUuid, only.backupId), warnings: [] };
+  const manifest = await readManifest(place.store, only.vmUuid, only.backupId);
+  return { manifest: await openedManifest(place, manifest), warnings: [] };
 }
 
 async function findLatest(

@@ -12,7 +12,7 @@ import { action } from '../context.ts';
 import { copiesText } from '../copies-text.ts';
 import { evidenceText } from '../evidence-text.ts';
 import { followOrLeave } from '../follow-run.ts';
-import { actionOrFrom, fromOption, latestOfOption } from '../from-repository.ts';
+import { actionOrFrom, latestOfOption, withFromOptions, type FromFlags } from '../from-repository.ts';
 import { requestedBy } from '../requested-by.ts';
 import { listFrom, showFrom } from './backup-from.ts';
 import { backupTable, backupText } from './backup-text.ts';
@@ -99,18 +99,18 @@ export function addBackupCommands(program: Command): void {
         context.output.result(taken, () => backupText(taken));
       }),
     );
-  backup
+  const list = backup
     .command('ls')
     .description('list backups, newest first')
     .argument('[vm]', 'name or UUID', parseVm)
-    .addOption(new Option('--all', 'also the hidden ones'))
-    .addOption(fromOption().conflicts('all'))
+    .option('--all', 'also the hidden ones');
+  withFromOptions(list, ['all'])
     .addHelpText(
       'after',
       "\nExamples:\n  $ holdfast backup ls web-1\n  $ holdfast backup ls --from /mnt/backups     # on a machine without Holdfast's catalog",
     )
     .action(
-      actionOrFrom(async (context, vm: string | undefined, flags: { from?: string; all?: boolean }) => {
+      actionOrFrom(async (context, vm: string | undefined, flags: FromFlags & { all?: boolean }) => {
         const catalog = await context.catalog();
         const filter = { ...(vm === undefined ? {} : { vm }), all: flags.all ?? false, copied: true };
         const records = await catalog.backups.records(filter);
@@ -132,18 +132,22 @@ export function addBackupCommands(program: Command): void {
   addPinCommands(backup);
   addFilesCommand(backup);
   addMountCommand(backup);
-  backup
+  const show = backup
     .command('show')
     .description('show one backup: its disks, why each was copied in full, and how it came about')
-    .argument('<id>', 'id of the backup, or a beginning of it that is unique; with --from also `latest`', parseStoredId)
-    .addOption(fromOption())
+    .argument(
+      '<id>',
+      'id of the backup, or a beginning of it that is unique; with --from also `latest`',
+      parseStoredId,
+    );
+  withFromOptions(show)
     .addOption(latestOfOption())
     .addHelpText(
       'after',
       '\nExamples:\n  $ holdfast backup show 3f2c9a41\n  $ holdfast backup show latest --vm web-1 --from /mnt/backups',
     )
     .action(
-      actionOrFrom<string, { from?: string; vm?: string }>(async (context, id) => {
+      actionOrFrom<string, FromFlags & { vm?: string }>(async (context, id) => {
         const catalog = await context.catalog();
         const { backup, failure, damage, pinned, pinNote, rewriteFailure } = await findBackup(catalog, id);
         const [found = backup as BackupWithCopies] = await withCopies(catalog, await withRestoring(catalog, [backup]));

@@ -9,7 +9,7 @@ import type { PreparedDisk, RestorePreview } from '../../schemas/restore-plan.ts
 import { parseStoredId, parseTarget } from '../backup-id.ts';
 import type { CommandContext } from '../context.ts';
 import { followOrLeave, followRun } from '../follow-run.ts';
-import { actionOrFrom, fromOption, latestOfOption, type Alone } from '../from-repository.ts';
+import { actionOrFrom, latestOfOption, withFromOptions, type Alone, type FromFlags } from '../from-repository.ts';
 import { table } from '../output.ts';
 import { requestedBy } from '../requested-by.ts';
 import type { ConsolidatedVm } from '../../schemas/consolidation.ts';
@@ -32,8 +32,7 @@ const OF_AN_INSTALLATION = [
   'wait',
 ];
 
-interface RestoreFlags extends RestoreFromFlags {
-  from?: string;
+interface RestoreFlags extends FromFlags, RestoreFromFlags {
   host?: string;
   formerHostLost?: boolean;
   toVm?: string;
@@ -47,7 +46,7 @@ interface RestoreFlags extends RestoreFromFlags {
 }
 
 export function addRestoreCommand(program: Command): void {
-  program
+  const restore = program
     .command('restore')
     .description(
       'bring a VM or one of its disks back from a backup: written beside, every byte checked, then swapped in',
@@ -81,8 +80,8 @@ export function addRestoreCommand(program: Command): void {
     )
     .option('--wait-consolidation', 'with --quick: wait until the disks depend on nothing')
     .option('--time-limit <seconds>', 'for all disks together', parseCount)
-    .option('--no-wait', 'print the job and return')
-    .addOption(fromOption().conflicts(OF_AN_INSTALLATION))
+    .option('--no-wait', 'print the job and return');
+  withFromOptions(restore, OF_AN_INSTALLATION)
     .addOption(latestOfOption())
     .option(
       '--to <folder>',
