@@ -2,13 +2,14 @@ import { Option, type Command } from 'commander';
 import { resolve } from 'node:path';
 import type { OpenPlace } from '../standalone/open-place.ts';
 import { HoldfastError } from '../schemas/failures.ts';
-import { secretReference, type RepositoryLocation, type SecretReference } from '../schemas/repository.ts';
+import { secretReference, type SecretReference } from '../schemas/repository.ts';
 import { LATEST } from './backup-id.ts';
 import { parseVm } from './commands/dev.ts';
 import { action, type CommandContext } from './context.ts';
 import { Output } from './output.ts';
+import { repositoryPlace, withPlaceOptions, type PlaceOptions } from './repository-place.ts';
 
-export interface FromFlags {
+export interface FromFlags extends PlaceOptions {
   from?: string;
   identityFile?: string;
   identityEnv?: string;
@@ -25,13 +26,14 @@ export interface Alone {
  * @param conflicts options, as commander names their values, that need an installation
  */
 export const withFromOptions = (command: Command, conflicts: readonly string[] = []): Command =>
-  command
-    .addOption(
+  withPlaceOptions(
+    command.addOption(
       new Option(
         '--from <repository>',
-        'read this repository, a directory: needs no installation, and only reads there',
+        'read this repository, a folder or s3://BUCKET/PREFIX: needs no installation, and only reads there',
       ).conflicts([...conflicts]),
-    )
+    ),
+  )
     .addOption(
       new Option(
         '--identity-file <path>',
@@ -52,24 +54,24 @@ export const actionOrFrom =
   ) =>
   async (subject: Subject, flags: Flags, command: Command): Promise<void> => {
     if (flags.from === undefined) {
-      const { vm, identityFile, identityEnv } = flags;
-      if (subject === LATEST || [vm, identityFile, identityEnv].some((value) => value !== undefined)) {
-        throw new HoldfastError('InvalidRequest', '`latest`, --vm, --identity-file and --identity-env go with --from');
-      }
+      requireNone(subject, flags);
       await action(installed)(subject, flags, command);
       return;
     }
     const { json = false } = command.optsWithGlobals<{ json?: boolean }>();
     const { openPlace } = await import('../standalone/open-place.ts');
-    const place = await openPlace(locationOf(flags.from), identityOf(flags));
+    const place = await openPlace(repositoryPlace(flags.from, flags), identityOf(flags));
     await alone({ output: new Output({ json }), place }, subject, flags);
   };
 
-function locationOf(from: string): RepositoryLocation {
-  if (/^[a-z0-9]+:\/\//.test(from)) {
-    throw new HoldfastError('InvalidRequest', `--from: ${from} is no directory; this version reads directories`);
-  }
-  return { kind: 'directory', path: resolve(from) };
+/** What only says more of `--from`. */
+function requireNone(subject: string | undefined, flags: FromFlags & { vm?: string }): void {
+  const { vm, identityFile, identityEnv, endpoint, region, pathStyle, caFile, credentialsFile, profile } = flags;
+  const of = { vm, identityFile, identityEnv, endpoint, region, pathStyle, caFile, credentialsFile, profile };
+  const given = Object.entries(of).find(([, value]) => value !== undefined)?.[0];
+  if (given === undefined && subject !== LATEST) return;
+  const flag = given?.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  throw new HoldfastError('InvalidRequest', `${flag === undefined ? LATEST : `--${flag}`} goes with --from`);
 }
 
 function identityOf({ identityFile, identityEnv }: FromFlags): SecretReference | undefined {

@@ -1,6 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
+import { requireOpening } from '../activities/host/chain-files.ts';
 import { placeOfTpmFile } from '../activities/host/kept-file-place.ts';
 import { fileId } from '../activities/host/publish-file.ts';
 import {
@@ -90,10 +91,9 @@ export async function planStandaloneRestore(
     const besidePath = `${path}.holdfast-${randomUUID()}`;
     return { target, chain: files, virtualSizeBytes, path, besidePath, format, neededBytes };
   });
-  await requireFiles(
-    store,
-    disks.flatMap((disk) => disk.chain.map((file) => diskOfFile(chain, file))),
-  );
+  const stored = disks.flatMap((disk) => disk.chain.map((file) => diskOfFile(chain, file)));
+  await requireFiles(store, stored);
+  await requireOpening(store, place.keys, stored);
   const { files, definition, warnings } =
     request.disks === undefined
       ? await planDefinition(manifest, request, vm, disks)

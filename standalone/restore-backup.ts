@@ -1,11 +1,10 @@
 import { mkdir, rmdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { openChainFiles } from '../activities/host/chain-files.ts';
 import { fileId, publishFile, removeFile, syncFolder } from '../activities/host/publish-file.ts';
 import { diskOfFile } from '../activities/host/restore-chain.ts';
-import type { ChainFile, CopierPool } from '../copier/contract.ts';
+import type { CopierPool } from '../copier/contract.ts';
 import { errnoOf } from '../repository/file-errors.ts';
-import { openEncryptedFile } from '../repository/open-encrypted-file.ts';
-import { readSums } from '../repository/sums.ts';
 import type { RestoredVm } from '../schemas/backup.ts';
 import type { CopyHeartbeat } from '../schemas/plan.ts';
 import { writeNewFile } from './new-file.ts';
@@ -69,16 +68,9 @@ export async function restoreBackup(
   }
 
   async function writeDisk({ target, chain, besidePath, format, virtualSizeBytes }: StandaloneDisk): Promise<number> {
-    const files: ChainFile[] = await Promise.all(
-      chain.map(async (link) => {
-        const stored = diskOfFile(plan.chain, link);
-        const segments = await readSums(store, stored);
-        const encryption = await openEncryptedFile(store, stored, keys);
-        return { source: store.source(stored.file), storedBytes: stored.storedBytes, segments, encryption };
-      }),
-    );
+    const stored = chain.map((link) => diskOfFile(plan.chain, link));
     const { verifiedBytes } = await copier.restoreDisk({
-      chain: files,
+      chain: await openChainFiles(store, keys, stored),
       destination: { path: besidePath, format },
       virtualSizeBytes,
       signal,

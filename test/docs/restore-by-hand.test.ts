@@ -1,4 +1,4 @@
-import { cp, open, readFile, rename, writeFile } from 'node:fs/promises';
+import { cp, open, readdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
@@ -87,6 +87,20 @@ describe('docs/restore-by-hand.md', () => {
     expect(sums.stderr).toContain(disk!.sums.file);
     const length = await altered(disk!.file, (path) => writeFile(path, Buffer.alloc(1), { flag: 'a' }));
     expect(length).toMatchObject({ exitCode: 1, stderr: `${disk!.file}: no manifest has it with this length\n` });
+  });
+
+  it('opens an encrypted repository whose names are hidden, by the identity of an operator', async () => {
+    await using secret = await sampleRepository({ encrypted: true });
+    const out = newFolder();
+    const settings = { repository: secret.path, vm: 'web-1', out, identity: secret.identityFile };
+    const { exitCode, stderr } = runByHand([1, 3, 4, 5, 6, 7], settings);
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: '' });
+    expect(await hashes(out)).toEqual(secret.hashes.incremental);
+    const [opened] = await readdir(join(out, 'manifests', SAMPLE.vmUuid, 'backups'));
+    const manifest: unknown = JSON.parse(
+      await readFile(join(out, 'manifests', SAMPLE.vmUuid, 'backups', opened!), 'utf8'),
+    );
+    expect(manifest).toEqual(opened?.startsWith(SAMPLE.full) ? secret.manifests.full : secret.manifests.incremental);
   });
 
   it('reads a file that is being swapped', async () => {

@@ -165,10 +165,26 @@ describe('a repository that is all there is left', () => {
     await host.libvirt.destroy(dom!);
   });
 
-  it('brings it back by hand from a bucket, with curl', async () => {
+  it('brings it back from a bucket, by the command and by hand with curl', async () => {
     s3 = await startS3Server('versitygw');
     const place = await s3.newPlace('back/ups');
     await copyTo(place, s3, repository);
+    const bucket = ['--from', `s3://${place.bucket}/${place.prefix}`, '--endpoint', s3.endpoint, '--path-style'];
+    const restore = [
+      'restore',
+      incremental.id,
+      ...bucket,
+      '--credentials-file',
+      s3.credentialsFile,
+      '--to',
+      'out',
+      '--json',
+    ];
+    const { stdout, stderr: said } = runCli(restore, { cwd: dir.path });
+    expect(said).toBe('');
+    const [one, other] = (JSON.parse(stdout) as RestoredVm).disks;
+    await expectContent({ vda: one!.path, vdb: other!.path });
+
     const credentials = join(dir.path, 'credentials');
     await writeFile(credentials, `user = "${s3.keys.accessKeyId}:${s3.keys.secretAccessKey}"\n`, { mode: 0o600 });
     const out = join(dir.path, 'from-bucket');

@@ -8,8 +8,9 @@ import { replaceManifest } from '../../repository/manifest.ts';
 import { openPlace, type OpenPlace } from '../../standalone/open-place.ts';
 import { planStandaloneRestore, type StandaloneRequest } from '../../standalone/plan-restore.ts';
 import { restoreBackup, type StandaloneRestored } from '../../standalone/restore-backup.ts';
-import { findStored } from '../../standalone/stored-backups.ts';
+import { findStored, listStored } from '../../standalone/stored-backups.ts';
 import { failureTypeOf } from '../../workers/failure-interceptor.ts';
+import { newKeyPair } from '../support/encrypted-chain.ts';
 import { sha256OfImage } from '../support/disk-content.ts';
 import { SAMPLE, sampleRepository, stateOfFolder, type SampleRepository } from '../support/sample-repository.ts';
 import { tempDir, type TempDir } from '../support/temp.ts';
@@ -145,6 +146,23 @@ describe('a restore from the repository alone', () => {
     const reason = new Error('stopped');
     const onProgress = () => controller.abort(reason);
     expect(await refusal(await copied(), SAMPLE.incremental, { signal: controller.signal, onProgress })).toBe(reason);
+  });
+
+  it('opens an encrypted repository by an identity, and refuses without or with a wrong one before the first write', async () => {
+    await using secret = await sampleRepository({ encrypted: true });
+    const place = { kind: 'directory' as const, path: secret.path };
+    const open = await openPlace(place, { kind: 'file', path: secret.identityFile });
+    const { manifest } = await findStored(open, { id: 'latest', vm: 'web-1' });
+    expect(manifest).toEqual(secret.manifests.incremental);
+    expect(await hashes(await restore(open, SAMPLE.incremental))).toEqual(secret.hashes.incremental);
+    const blind = await openPlace(place);
+    expect(await refusal(blind, SAMPLE.incremental)).toBe('KeyMissing');
+    expect((await listStored(blind)).manifests.map(({ vm }) => vm.name)).toEqual([SAMPLE.vmUuid, SAMPLE.vmUuid]);
+    const stranger = (await newKeyPair()).identity;
+    process.env['HOLDFAST_TEST_IDENTITY'] = stranger;
+    const wrong = openPlace(place, { kind: 'env', name: 'HOLDFAST_TEST_IDENTITY' });
+    expect(await wrong.catch(failureTypeOf)).toBe('KeyWrong');
+    delete process.env['HOLDFAST_TEST_IDENTITY'];
   });
 
   it('finds a backup by the beginning of its id or as the latest of its VM, and says which it cannot tell apart', async () => {

@@ -1,13 +1,16 @@
 import { createHash } from 'node:crypto';
-import { mkdir, readdir, stat } from 'node:fs/promises';
+import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { createDirectoryStore } from '../../repository/directory-store.ts';
 import { initRepository } from '../../repository/identity.ts';
 import { createManifest } from '../../repository/manifest.ts';
+import { newRepositoryKeys, writeRepositoryKeys } from '../../repository/repository-keys.ts';
+import { sealManifest } from '../../repository/sealed-manifest.ts';
 import { writeSums } from '../../repository/sums.ts';
 import type { KeptFile, Manifest, ManifestDisk } from '../../schemas/manifest.ts';
 import { REPOSITORY_ID } from './blob-store-suite.ts';
+import { encryptChain, newKeyPair } from './encrypted-chain.ts';
 import { manifestOf } from './sample-manifest.ts';
 import { describeStored, guestBytes, qemuImg, qemuIo, sha256, sizeOf } from './stored-chain.ts';
 import { tempDir } from './temp.ts';
@@ -25,6 +28,8 @@ export interface SampleRepository extends AsyncDisposable {
   manifests: { full: Manifest; incremental: Manifest };
   /** SHA-256 of what the guest sees of each disk, by target. */
   hashes: { full: Record<string, string>; incremental: Record<string, string> };
+  /** Of an encrypted one: opens it. */
+  identityFile: string;
 }
 
 const NVRAM = keptFile('nvram', '/var/lib/libvirt/qemu/nvram/web-1_VARS.fd', 'UEFI variables');
@@ -54,12 +59,17 @@ export const SAMPLE_XML = `<domain type='qemu'>
   </devices>
 </domain>`;
 
-export async function sampleRepository(): Promise<SampleRepository> {
+export async function sampleRepository({ encrypted = false } = {}): Promise<SampleRepository> {
   const folder = await tempDir('hf-sample');
   const path = join(folder.path, 'repository');
   await mkdir(path);
   const store = createDirectoryStore(path);
-  await initRepository(store, { id: REPOSITORY_ID });
+  const operator = await newKeyPair();
+  const identityFile = join(folder.path, 'identity');
+  await writeFile(identityFile, `${operator.identity}\n`, { mode: 0o600 });
+  const { keys, recipient } = await newRepositoryKeys([operator.recipient]);
+  const encryption = { format: 'age' as const, recipient, hideNames: true };
+  await initRepository(store, { id: REPOSITORY_ID, ...(encrypted ? { encryption } : {}) });
 
   const disk = (number: number) => `${SAMPLE.vmUuid}/disk-${number}`;
   const vdaFull = await stored(store, path, `${disk(0)}/full-20261121-120000.qcow2`, {
@@ -104,8 +114,6 @@ export async function sampleRepository(): Promise<SampleRepository> {
       { ...vdbNext, ...vdb, fullReason: 'format-without-bitmaps' },
     ],
   });
-  await createManifest(store, full);
-  await createManifest(store, incremental);
   const hashesOf = async ({ disks }: Manifest) =>
     Object.fromEntries(
       await Promise.all(
@@ -114,13 +122,36 @@ export async function sampleRepository(): Promise<SampleRepository> {
         ),
       ),
     );
-  return {
-    path,
-    store,
-    manifests: { full, incremental },
-    hashes: { full: await hashesOf(full), incremental: await hashesOf(incremental) },
-    [Symbol.asyncDispose]: () => folder[Symbol.asyncDispose](),
-  };
+  const hashes = { full: await hashesOf(full), incremental: await hashesOf(incremental) };
+  const manifests = { full, incremental };
+  if (encrypted) {
+    await writeRepositoryKeys(store, keys);
+    for (const each of [full, incremental]) each.disks = await encryptedDisks(store, each.disks, recipient);
+  }
+  for (const each of [full, incremental])
+    await createManifest(store, encrypted ? await sealManifest(each, encryption) : each);
+  return { path, store, manifests, hashes, identityFile, [Symbol.asyncDispose]: () => folder[Symbol.asyncDispose]() };
+}
+
+/** The same disks with their files encrypted, in place of the plain ones. */
+async function encryptedDisks(store: BlobStore, disks: ManifestDisk[], recipient: string): Promise<ManifestDisk[]> {
+  return await Promise.all(
+    disks.map(async (disk) => {
+      const chain = [{ source: store.source(disk.file), storedBytes: disk.storedBytes, segments: [] }];
+      const [stored] = await encryptChain(chain, recipient);
+      await store.deleteBlob(disk.file);
+      await store.deleteBlob(disk.sums.file);
+      const file = `${disk.file}.age`;
+      return {
+        ...disk,
+        file,
+        backingFile: disk.backingFile === null ? null : `${disk.backingFile}.age`,
+        storedBytes: stored!.storedBytes,
+        encryption: { format: 'age' as const, plainBytes: disk.storedBytes },
+        sums: await writeSums(store, file, stored!.segments),
+      };
+    }),
+  );
 }
 
 /** Makes a stored file with its sums, and describes it. */
