@@ -150,7 +150,8 @@ export function addBackupCommands(program: Command): void {
       actionOrFrom<string, FromFlags & { vm?: string }>(async (context, id) => {
         const catalog = await context.catalog();
         const { backup, failure, damage, pinned, pinNote, rewriteFailure } = await findBackup(catalog, id);
-        const [found = backup] = await withCopies(catalog, await withRestoring(catalog, [backup]));
+        const [whole] = await withCopies(catalog, await withRestoring(catalog, [backup]));
+        const found: BackupWithCopies = whole ?? backup;
         const validationResult = await catalog.validations.resultOf(found.id);
         const recorded = await readEvidence(catalog, found);
         const shown = {
