@@ -31,8 +31,6 @@ export const gatewaySpec = z.object({
   /** Who may connect besides root. */
   owner: z.object({ uid: z.int(), gid: z.int() }).nullable(),
   cacheBytes: z.int().positive(),
-  /** Stored segments are kept there as well, as they are stored; null = in memory alone. */
-  diskCache: z.object({ folder: z.string().startsWith('/'), maxBytes: z.int().positive() }).nullable(),
 });
 export type GatewaySpec = z.infer<typeof gatewaySpec>;
 

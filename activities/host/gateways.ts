@@ -38,9 +38,6 @@ export class Gateways {
 
   list = (): Promise<{ id: string; touchedMs: number }[]> => listIds(this.#root);
 
-  /** A folder whose gateway may use disk space of its own; it goes with the gateway. */
-  cacheFolder = (id: string): string => join(this.#folder(id), 'cache');
-
   /** Notes what is to be served, and serves it. Repeatable; a gateway that serves something else under the id is ended. @throws GatewayFailed */
   async start(spec: GatewaySpec, { signal }: { signal: AbortSignal }): Promise<void> {
     const { id } = spec;

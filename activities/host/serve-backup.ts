@@ -6,9 +6,6 @@ import type { DiskToRestore } from '../../schemas/restore-plan.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { diskOfFile, type ManifestChain } from './restore-chain.ts';
 
-/** Of stored segments, for one gateway whose repository is far away. */
-const DISK_CACHE_BYTES = 1024 * 1024 * 1024;
-
 /** A disk of a backup, and the files it is made of, base first. */
 export type DiskToServe = Pick<DiskToRestore, 'target' | 'virtualSizeBytes' | 'chain'>;
 
@@ -39,7 +36,6 @@ export async function serveBackup(
       return { file, storedBytes, ...(encryption === undefined ? {} : { encryption }), sums };
     }),
   }));
-  const isFar = repository.location.kind === 's3';
   await gateways.start(
     {
       version: 1,
@@ -48,7 +44,6 @@ export async function serveBackup(
       disks,
       owner: owner ?? null,
       cacheBytes: CACHE_BYTES,
-      diskCache: isFar ? { folder: gateways.cacheFolder(id), maxBytes: DISK_CACHE_BYTES } : null,
     },
     { signal },
   );
