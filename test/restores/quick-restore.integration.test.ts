@@ -93,6 +93,34 @@ describe('a quick restore', { timeout: 400_000 }, () => {
       expect(await sha256OfImage(path, 'qcow2')).toBe(expected[target]?.sha256);
     }
   }
+  /** Begins to hash devices in the guest. Gives what waits for the result, across moments in which the guest stands still. */
+  async function readInGuest({ dom }: Pick<Guest, 'dom'>, ...devices: string[]): Promise<() => Promise<string>> {
+    const agent = (execute: string, args: unknown): Promise<unknown> =>
+      bed.host.libvirt.agentCommand(dom, { execute, arguments: args }, 60);
+    const { pid } = (await agent('guest-exec', {
+      path: '/bin/sha256sum',
+      arg: devices,
+      'capture-output': true,
+    })) as { pid: number };
+    return async () => {
+      let output = '';
+      const hasRead = async (): Promise<boolean> => {
+        if ((await bed.host.libvirt.state(dom)).state === 'paused') return false;
+        const status = (await agent('guest-exec-status', { pid })) as { exited: boolean; 'out-data'?: string };
+        output = Buffer.from(status['out-data'] ?? '', 'base64').toString();
+        return status.exited;
+      };
+      await until('the guest has read its disks', hasRead, PATIENT);
+      return output;
+    };
+  }
+  /** Ends the only gateway there is, as a power cut would. */
+  async function killGateway(): Promise<void> {
+    const gateways = join(bed.holdfast.dataDir, 'hosts', bed.host.name, 'gateways');
+    const [id = ''] = await readdir(gateways);
+    const holder = await readFile(join(gateways, id, 'process'), 'utf8');
+    process.kill(Number(holder.split(' ')[0]), 'SIGKILL');
+  }
   async function remove(name: string, paths: Record<string, string>): Promise<void> {
     await bed.host.libvirt.undefine((await findGuest(bed.host, name)).dom);
     for (const path of Object.values(paths)) await rm(path);
@@ -126,7 +154,7 @@ describe('a quick restore', { timeout: 400_000 }, () => {
     await bed.holdfast.json('offering', 'update', 'strict', '--quick-restore');
   });
 
-  it('in place goes on across a killed worker, a new libvirtd, and a guest that is off for a while', async () => {
+  it('in place goes on across a killed worker, a new libvirtd, a killed gateway, and a guest that is off for a while', async () => {
     await run('qemu-io', ['-f', 'qcow2', '-c', 'write -P 99 0 40M', image('vda')]);
     const former = (await stat(image('vda'))).ino;
     const restored = await bed.restore(last.id, { quick: true, rateMBps: 1 });
@@ -154,6 +182,10 @@ describe('a quick restore', { timeout: 400_000 }, () => {
     await bed.host.restartLibvirtd();
     await bed.holdfast.isBack('host');
     await mine.vda.write(guest, 90 * MiB, MiB, 0x32);
+    await isAt(job, /RUNNING: pulling vda/);
+    const reading = await readInGuest(guest, '/dev/vdb');
+    await killGateway();
+    expect(await reading()).toBe(`${mine.vdb.sha256}  /dev/vdb\n`);
     await isAt(job, /RUNNING: pulling vda/);
     await bed.host.libvirt.destroy(guest.dom);
     await isAt(job, /waiting for VM web-1 to be started/);
@@ -265,14 +297,7 @@ describe('a quick restore', { timeout: 400_000 }, () => {
     await waitForAgent(copy);
     await isAt(job, /pulling vda/);
     await folder.fail();
-    const { pid } = (await bed.host.libvirt.agentCommand(
-      copy.dom,
-      {
-        execute: 'guest-exec',
-        arguments: { path: '/bin/sha256sum', arg: ['/dev/vda', '/dev/vdb'], 'capture-output': true },
-      },
-      30,
-    )) as { pid: number };
+    const reading = await readInGuest(copy, '/dev/vda', '/dev/vdb');
     await until(
       'the guest stands still',
       async () => (await bed.host.libvirt.state(copy.dom)).state === 'paused',
@@ -281,21 +306,7 @@ describe('a quick restore', { timeout: 400_000 }, () => {
     await isAt(job, /waiting for the repository, and the guest stands still/);
     await folder.heal();
     await until('the guest goes on', async () => (await bed.host.libvirt.state(copy.dom)).state === 'running', PATIENT);
-    let output = '';
-    await until(
-      'the guest has read its disks',
-      async () => {
-        const status = (await bed.host.libvirt.agentCommand(
-          copy.dom,
-          { execute: 'guest-exec-status', arguments: { pid } },
-          60,
-        )) as { exited: boolean; 'out-data'?: string };
-        output = Buffer.from(status['out-data'] ?? '', 'base64').toString();
-        return status.exited;
-      },
-      PATIENT,
-    );
-    expect(output).toBe(`${contents.vda}  /dev/vda\n${contents.vdb}  /dev/vdb\n`);
+    expect(await reading()).toBe(`${contents.vda}  /dev/vda\n${contents.vdb}  /dev/vdb\n`);
     const done = await consolidated(restored);
     await bed.host.libvirt.destroy(copy.dom);
     for (const { target, path } of done.disks) {
