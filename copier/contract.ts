@@ -127,6 +127,7 @@ export interface TransferOptions {
   sink: BlobSinkDescriptor | PartSink;
   /** An earlier attempt began: what it wrote is compared, and written again only where it is not right. */
   resumed: boolean;
+  pace?: Pace;
   signal: AbortSignal;
   onProgress?: (doneBytes: number) => void;
 }

@@ -21,7 +21,7 @@ type Put = (segment: SegmentSum, to: TransferSegmentTask['to'], signal: AbortSig
  */
 export async function transferFile(
   threads: ThreadPool,
-  { file, sink, resumed, signal, onProgress }: TransferOptions,
+  { file, sink, resumed, pace, signal, onProgress }: TransferOptions,
 ): Promise<TransferResult> {
   const { source, segments } = file;
   checkSegments(file);
@@ -39,9 +39,11 @@ export async function transferFile(
     doneBytes += bytes;
     progress.tick();
   };
-  const put: Put = (segment, to, within) => {
+  const put: Put = async (segment, to, within) => {
+    await pace?.ready(within);
+    pace?.passed(segment.lengthBytes);
     const task: TransferSegmentTask = { kind: 'transfer-segment', source, segment, to, resources };
-    return threads.run<number>(task, { signal: within, isRemote: isRemote(source) });
+    return await threads.run<number>(task, { signal: within, isRemote: isRemote(source) });
   };
   try {
     const writtenBytes =

@@ -6,6 +6,8 @@ export const deletePlan = z.object({
   backupId: z.string(),
   vm: z.object({ uuid: z.string(), name: z.string() }),
   chainId: z.string().nullable(),
+  /** Copies go, in this repository; the originals stay as they are. */
+  copiesIn: z.string().optional(),
   /** The backup is hidden and its files are kept: others are built on it. */
   hide: z.boolean(),
   /** Backups whose files go, leaf first. `state` is what each was before. */

@@ -56,6 +56,8 @@ export const restoreVmRequest = z.strictObject({
   quick: z.boolean().optional(),
   /** With `quick`: megabytes (10^6 bytes) per second that are pulled; default as fast as it goes. */
   rateMBps: rateMBps.optional(),
+  /** From the copy in this repository. Default: the backup's own, else a healthy copy. */
+  repository: plainName.optional(),
   timeLimitSeconds: z.int().positive().optional(),
   requestedBy: z.string().max(200).optional(),
 });
@@ -73,6 +75,8 @@ export const restoreDiskRequest = z.strictObject({
   path: filePath.optional(),
   /** Only tell what would be done. */
   dryRun: z.boolean().optional(),
+  /** From the copy in this repository. Default: the backup's own, else a healthy copy. */
+  repository: plainName.optional(),
   timeLimitSeconds: z.int().positive().optional(),
   requestedBy: z.string().max(200).optional(),
 });
@@ -91,6 +95,10 @@ export const deleteBackupRequest = z.strictObject({
   backupId: uuid,
   /** The whole chain, leaf first. */
   force: z.boolean().optional(),
+  /** Its copies go too. */
+  copies: z.boolean().optional(),
+  /** Only the copy in this repository goes. */
+  repository: plainName.optional(),
   /** Only tell what would go and what would stay. */
   dryRun: z.boolean().optional(),
 });

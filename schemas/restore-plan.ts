@@ -23,6 +23,8 @@ export const restorePlan = z.object({
   /** The VM was on this host, which is lost for good; null as far as known. */
   lostHost: z.string().nullable().optional(),
   repository: repositoryRecord,
+  /** Where else the backup lies: taken when it cannot be read from `repository`. */
+  others: z.array(repositoryRecord).optional(),
   timeLimitSeconds: z.int().positive(),
   start: z.boolean(),
   /** The VM boots on the backup, and its disks are pulled out of it afterwards; null rate = as fast as it goes. */
@@ -109,6 +111,8 @@ export const diskRestorePlan = z.object({
   host: z.string(),
   isOtherHost: z.boolean(),
   repository: repositoryRecord,
+  /** Where else the backup lies: taken when it cannot be read from `repository`. */
+  others: z.array(repositoryRecord).optional(),
   timeLimitSeconds: z.int().positive(),
 });
 export type DiskRestorePlan = z.infer<typeof diskRestorePlan>;

@@ -24,7 +24,7 @@ export interface VmRetention {
   /** More that go, with the next run. */
   left: number;
   /** Hidden ones give their bytes back when the last that is built on them goes. */
-  removed: { id: string; instant: string | null; outcome: 'hidden' | 'deleted'; freedBytes: number }[];
+  removed: { id: string; instant: string | null; outcome: 'hidden' | 'deleted'; freedBytes: number; copyIn?: string }[];
   freedBytes: number;
 }
 
@@ -69,7 +69,11 @@ export async function applyRetention(
 async function applyToVm(name: string, dryRun: boolean, view: OperationView): Promise<VmRetention> {
   const control = controlActivities();
   view.step('judging the backups');
-  const { vm, offering, keptCount, kept, going, left } = await control.judgeRetention(name);
+  const { vm, offering, keptCount, kept, going: own, left, copies } = await control.judgeRetention(name);
+  const going: { judged: JudgedRetention; of: { copyIn?: string } }[] = [
+    ...own.map((judged) => ({ judged, of: {} })),
+    ...(copies?.going ?? []).map((judged) => ({ judged, of: { copyIn: copies?.repository ?? '' } })),
+  ];
   view.about({ vm });
   const result = {
     vm,
@@ -80,25 +84,33 @@ async function applyToVm(name: string, dryRun: boolean, view: OperationView): Pr
     left,
   };
   if (dryRun) {
-    const removed = going.flatMap(wouldBeRemoved);
+    const removed = going.flatMap(({ judged, of }) => wouldBeRemoved(judged).map((one) => ({ ...one, ...of })));
     view.ended('done', 'a dry run: nothing was deleted');
     return { ...result, removed, freedBytes: sumOf(removed) };
   }
   const removed: VmRetention['removed'] = [];
-  const instants = new Map(going.map(({ id, instant }) => [id, instant]));
+  const instants = new Map(going.map(({ judged: { id, instant } }) => [id, instant]));
   const problems: { type: string; message: string }[] = [];
-  for (const { id } of going) {
-    if (removed.some((gone) => gone.id === id)) continue; // with its last descendant
+  for (const { judged, of } of going) {
+    const { id } = judged;
+    const { copyIn } = of;
+    if (removed.some((gone) => gone.id === id && gone.copyIn === copyIn)) continue; // with its last descendant
+    const where = copyIn === undefined ? [] : ([copyIn] as const);
     try {
       const plan = await deleteUnderAdmission(
-        { backupId: id, force: false, stillMeant: () => control.retentionLetsGo(vm.uuid, id) },
+        {
+          backupId: id,
+          force: false,
+          repository: copyIn,
+          stillMeant: () => control.retentionLetsGo(vm.uuid, id, ...where),
+        },
         view,
       );
       if (plan === null) continue;
-      if (plan.hide) removed.push({ id, instant: instants.get(id) ?? null, outcome: 'hidden', freedBytes: 0 });
+      if (plan.hide) removed.push({ id, instant: instants.get(id) ?? null, outcome: 'hidden', freedBytes: 0, ...of });
       for (const gone of plan.expunge) {
         const instant = instants.get(gone.id) ?? null;
-        removed.push({ id: gone.id, instant, outcome: 'deleted', freedBytes: gone.storedBytes });
+        removed.push({ id: gone.id, instant, outcome: 'deleted', freedBytes: gone.storedBytes, ...of });
       }
     } catch (error) {
       if (isCancellation(error)) throw error;

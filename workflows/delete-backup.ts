@@ -8,24 +8,47 @@ import { OperationView } from './operation-view.ts';
 import { parseRequest } from './parse-request.ts';
 import { thisRun } from './this-run.ts';
 
-/** Deletes a backup: hides it while others are built on it, else removes its files and those kept for it alone. */
-export async function deleteBackup(request: DeleteBackupRequest): Promise<DeletePlan> {
-  const { backupId, force = false, dryRun = false } = parseRequest(deleteBackupRequest, 'deleteBackup', request);
+export type DeletedBackup = DeletePlan & { copies?: DeletePlan[] };
+
+/**
+ * Deletes a backup: hides it while others are built on it, else removes its files and those kept for it alone. Its copies in
+ * other repositories stay unless they are asked for.
+ */
+export async function deleteBackup(request: DeleteBackupRequest): Promise<DeletedBackup> {
+  const asked = parseRequest(deleteBackupRequest, 'deleteBackup', request);
   const view = new OperationView('deleteBackup', '');
   try {
     view.step('planning');
-    if (dryRun) {
-      const { plan, repository } = await controlActivities().planDelete(uuid4(), backupId, force, thisRun());
-      view.about({ vm: plan.vm, repository: repository.name, backupId });
-      view.ended('done', 'a dry run: nothing was deleted');
-      return plan;
+    const own = await deleteOne(asked, asked.repository, view);
+    if (asked.copies !== true) {
+      view.ended('done', asked.dryRun === true ? 'a dry run: nothing was deleted' : undefined);
+      return own;
     }
-    const plan = await deleteUnderAdmission({ backupId, force }, view);
-    if (plan === null) throw new Error('a delete that was asked for is meant');
-    view.ended('done');
-    return plan;
+    const copies: DeletePlan[] = [];
+    for (const repository of await controlActivities().copiesOf(asked.backupId)) {
+      copies.push(await deleteOne(asked, repository, view));
+    }
+    view.ended('done', asked.dryRun === true ? 'a dry run: nothing was deleted' : undefined);
+    return { ...own, copies };
   } catch (error) {
     view.ended(isCancellation(error) ? 'cancelled' : 'failed', causeOf(error));
     throw error;
   }
+}
+
+/** The original, or with a repository the copy there. */
+async function deleteOne(
+  { backupId, force = false, dryRun = false }: DeleteBackupRequest,
+  repository: string | undefined,
+  view: OperationView,
+): Promise<DeletePlan> {
+  if (dryRun) {
+    const asked = repository === undefined ? [] : ([repository] as const);
+    const found = await controlActivities().planDelete(uuid4(), backupId, force, thisRun(), ...asked);
+    view.about({ vm: found.plan.vm, repository: found.repository.name, backupId });
+    return found.plan;
+  }
+  const plan = await deleteUnderAdmission({ backupId, force, repository }, view);
+  if (plan === null) throw new Error('a delete that was asked for is meant');
+  return plan;
 }

@@ -13,20 +13,32 @@ import { thisRun } from './this-run.ts';
  * meant any more, which is asked once it is admitted, and when it had to be `free` at once and was not.
  */
 export async function deleteUnderAdmission(
-  order: { backupId: string; force: boolean; free?: boolean; stillMeant?: () => Promise<boolean> },
+  order: {
+    backupId: string;
+    force: boolean;
+    /** Of a copy. */
+    repository?: string | undefined;
+    free?: boolean;
+    stillMeant?: () => Promise<boolean>;
+  },
   view: OperationView,
 ): Promise<DeletePlan | null> {
-  const { backupId, force, free = false, stillMeant } = order;
+  const { backupId, force, repository: copyIn, free = false, stillMeant } = order;
+  const asked = copyIn === undefined ? [] : ([copyIn] as const);
   const control = controlActivities();
   const operationId = uuid4();
   try {
-    const { plan: first, repository, admission } = await control.planDelete(operationId, backupId, force, thisRun());
+    const {
+      plan: first,
+      repository,
+      admission,
+    } = await control.planDelete(operationId, backupId, force, thisRun(), ...asked);
     view.about({ vm: first.vm, repository: repository.name, backupId });
     view.step('asking for admission');
     if (!free) await admitted(admission, view);
     else if (!(await control.requestAdmission(admission)).granted) return null;
     if (stillMeant !== undefined && !(await stillMeant())) return null;
-    const { plan, hosts } = await control.planDelete(operationId, backupId, force, thisRun()); // now nothing changes it
+    const { plan, hosts } = await control.planDelete(operationId, backupId, force, thisRun(), ...asked); // now nothing changes it
     if (plan.hide) await control.hideBackup(plan);
     else await sweep(plan, await hostWithRepository(hosts, repository), repository, view);
     return plan;

@@ -26,9 +26,9 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
   const listed = await listLeftovers(hosts, view);
   view.step('comparing the catalog with the runs that go on'); // after the listing: what begins now is not in it
   const orphans = await control.findOrphans(asked);
-  const { backups, leases, consolidations = [], rewrites = [], keep, graceSeconds } = orphans;
+  const { backups, leases, consolidations = [], rewrites = [], copies = [], keep, graceSeconds } = orphans;
   const result: ReclaimedOrphans = {
-    found: [...backups, ...leases, ...consolidations, ...rewrites].map(({ description }) => description),
+    found: [...backups, ...leases, ...consolidations, ...rewrites, ...copies].map(({ description }) => description),
     problems: [],
     dryRun,
   };
@@ -44,8 +44,8 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
     try {
       if (ids.some((id) => !keep.includes(id))) {
         view.step(`undoing leftovers on ${host}`);
-        // Any host may have worked on rewrites.
-        const orphaned = [...taken, ...restores, ...rewrites.map(({ operationId }) => operationId)];
+        // Any host may have worked on rewrites and copies.
+        const orphaned = [...taken, ...restores, ...[...rewrites, ...copies].map(({ operationId }) => operationId)];
         const what = { listed: ids, keep, orphaned, graceSeconds, dryRun };
         const { found, published } = await hostUndo(host).reclaimLeftovers(what);
         result.found.push(...found.map((leftover) => `${host}: ${leftover}`));
@@ -67,6 +67,9 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
   if (patched('ended-validations')) result.found.push(...(await control.endedValidations(!dryRun)));
   if (!dryRun) for (const one of consolidations) await goOn(one, result);
   if (!dryRun) for (const { backupId, operationId } of rewrites) await control.rewriteEnded(backupId, operationId);
+  for (const { backupId, repository, operationId } of dryRun ? [] : copies) {
+    await control.copyEnded(backupId, repository, operationId);
+  }
   for (const { operationId, restore } of dryRun ? [] : leases) {
     if (restore !== undefined) {
       // Its VM's disks may be swapped in part: nobody else should have it before that is undone.

@@ -6,6 +6,7 @@ import { controlActivities, hostActivities, hostTransfers, hostUndo } from './ac
 import { admitted } from './admitted.ts';
 import { Compensations } from './compensations.ts';
 import { causeOf, failureTypeOf } from './failure-cause.ts';
+import { fromHealthySource } from './healthy-source.ts';
 import { locateVm } from './locate-vm.ts';
 import { OperationView } from './operation-view.ts';
 import { parseRequest } from './parse-request.ts';
@@ -25,7 +26,8 @@ export async function restoreDisk(request: RestoreDiskRequest): Promise<Restored
     await control.findBackup(asked.backupId);
     const toVm = await locateVm(asked.toVm, view, 600);
     const found = await control.resolveDiskRestore(restoreId, asked, toVm, thisRun());
-    plan = found.plan;
+    const chosen = await fromHealthySource(found.plan, view);
+    plan = chosen;
     const { host, repository, backupId } = plan;
     view.about({ vm: plan.toVm, host, repository: repository.name, backupId });
     if (asked.dryRun === true) {
@@ -40,7 +42,7 @@ export async function restoreDisk(request: RestoreDiskRequest): Promise<Restored
       plan.timeLimitSeconds,
       `restore of disk ${plan.disk} of backup ${backupId}`,
       async () => {
-        return await writeAndAttach(found.plan, found.heartbeatSeconds, view, compensations);
+        return await writeAndAttach(chosen, found.heartbeatSeconds, view, compensations);
       },
     );
   } catch (error) {
@@ -78,6 +80,6 @@ async function writeAndAttach(
       view.note(`the disk is attached, but not all is tidied up: ${causeOf(error)}`);
     });
     view.ended('done', `disk ${prepared.target} of VM ${plan.toVm.name} is restored`);
-    return restored;
+    return { ...restored, repository: plan.repository.name };
   });
 }

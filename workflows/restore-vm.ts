@@ -1,5 +1,6 @@
 import { CancellationScope, isCancellation, patched, uuid4 } from '@temporalio/workflow';
 import type { RestoredVm } from '../schemas/backup.ts';
+import type { FailureType } from '../schemas/failures.ts';
 import type { VmRecord } from '../schemas/catalog.ts';
 import { restoreVmRequest, type RestoreVmRequest } from '../schemas/requests.ts';
 import type { Delta } from '../schemas/delta.ts';
@@ -9,6 +10,7 @@ import { admitted } from './admitted.ts';
 import { allOrStop } from './all-or-stop.ts';
 import { Compensations } from './compensations.ts';
 import { causeOf, failureTypeOf } from './failure-cause.ts';
+import { fromHealthySource } from './healthy-source.ts';
 import { locateVm } from './locate-vm.ts';
 import { OperationView } from './operation-view.ts';
 import { parseRequest } from './parse-request.ts';
@@ -31,8 +33,9 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm |
     const backup = await control.findBackup(asked.backupId);
     const present = await whereItIs(backup.vm.uuid, asked, view);
     const found = await control.resolveRestore(restoreId, asked, present, thisRun());
-    plan = found.plan;
-    const { host, vm, repository } = plan;
+    const chosen = await fromHealthySource(found.plan, view);
+    plan = chosen;
+    const { host, vm, repository } = chosen;
     view.about({
       vm: { uuid: vm.uuid, name: plan.as ?? vm.name },
       host,
@@ -42,7 +45,7 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm |
 
     if (asked.dryRun === true) {
       view.step('looking what a restore would do');
-      const preview = await hostActivities(host).previewRestore(plan);
+      const preview = await hostActivities(host).previewRestore(chosen);
       view.ended('done', 'a dry run: nothing was changed');
       return preview;
     }
@@ -55,8 +58,8 @@ export async function restoreVm(request: RestoreVmRequest): Promise<RestoredVm |
       if (present !== null && overlays !== undefined && overlays.length > 0) {
         await settleDeltas({ vm, host: present.host }, { keep: [], drop: overlays }, view);
       }
-      if (found.plan.quick !== undefined) return await quickRestore(found.plan, view, compensations);
-      return await restoreDisks(found.plan, found.heartbeatSeconds, view, compensations);
+      if (chosen.quick !== undefined) return await quickRestore(chosen, view, compensations);
+      return await restoreFromAny(chosen, found.heartbeatSeconds, view, compensations);
     });
   } catch (error) {
     view.step(isCancellation(error) ? 'cancelled, undoing' : 'failed, undoing');
@@ -84,6 +87,30 @@ async function whereItIs(vmUuid: string, asked: RestoreVmRequest, view: Operatio
   });
 }
 
+/** What a restore finds only while it reads: then the next repository is tried, with nothing of the first try left. */
+const DAMAGE = new Set<string>([
+  'IntegrityMismatch',
+  'BackupFileMissing',
+  'BackupNotRestorable',
+] satisfies FailureType[]);
+
+async function restoreFromAny(
+  plan: RestorePlan,
+  heartbeatSeconds: number,
+  view: OperationView,
+  compensations: Compensations,
+): Promise<RestoredVm> {
+  const [next, ...others] = plan.others ?? [];
+  try {
+    return await restoreDisks(plan, heartbeatSeconds, view, compensations);
+  } catch (error) {
+    if (next === undefined || !DAMAGE.has(failureTypeOf(error))) throw error;
+    view.note(`${causeOf(error)}; restoring from ${next.name}`);
+    if ((await compensations.run()).length > 0) throw error;
+    return await restoreFromAny({ ...plan, repository: next, others }, heartbeatSeconds, view, compensations);
+  }
+}
+
 async function restoreDisks(
   plan: RestorePlan,
   heartbeatSeconds: number,
@@ -109,7 +136,7 @@ async function restoreDisks(
     await host.finishRestore(plan, prepared).catch((error: unknown) => {
       view.note(`the VM is restored, but not all is tidied up: ${causeOf(error)}`);
     });
-    view.ended('done', `VM ${restored.vm.name} is restored`);
-    return restored;
+    view.ended('done', `VM ${restored.vm.name} is restored from ${plan.repository.name}`);
+    return { ...restored, repository: plan.repository.name };
   });
 }

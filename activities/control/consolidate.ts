@@ -39,8 +39,10 @@ export async function requireQuickRestoreAllowed(
 export async function requireNotRunOn(
   { catalog }: Pick<ControlDependencies, 'catalog'>,
   backupIds: readonly string[],
+  repository: string,
 ): Promise<void> {
   for (const one of await catalog.consolidations.list()) {
+    if (one.repository !== repository) continue; // it runs on the files of another copy
     const used = one.prepared.disks.flatMap(({ chain }) => chain.map(({ backupId }) => backupId));
     const id = backupIds.find((candidate) => candidate === one.backupId || used.includes(candidate));
     if (id === undefined) continue;

@@ -139,7 +139,7 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
       requireCopyable(record, to);
       const from = await repositoryNamed(backup.repository);
       const target = await repositoryNamed(to);
-      requireNoSilentDecryption(from, target);
+      requireBothPlain(from, target);
       const offering = await offeringOf(record);
       return {
         plan: {
@@ -230,6 +230,12 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
       await catalog.copies.end(backupId, repository, operationId, ENDED);
     },
 
+    /** Repositories with a listed copy of a backup. */
+    async copiesOf(backupId: string): Promise<string[]> {
+      const copies = await catalog.copies.list({ backupIds: [backupId], states: ['Copied'] });
+      return copies.map(({ repository }) => repository);
+    },
+
     /**
      * VMs with backups that have no copy in the repository, page by page: those of one repository after the other, by UUID.
      * `after` is where the next page begins; null when there is none.
@@ -269,11 +275,12 @@ export interface CopyCursor {
 
 const ENDED: NonNullable<CopyRecord['failure']> = { type: 'Terminated', message: 'its run was ended by force' };
 
-/** What is encrypted stays so. */
-function requireNoSilentDecryption(from: RepositoryRecord, to: RepositoryRecord): void {
-  if (settingsOf(from).encryption === null || settingsOf(to).encryption !== null) return;
+/** Files are copied as they are stored, and what is promised for a repository holds for every file in it. */
+function requireBothPlain(from: RepositoryRecord, to: RepositoryRecord): void {
+  const encrypted = [from, to].find((repository) => settingsOf(repository).encryption !== null);
+  if (encrypted === undefined) return;
   throw new HoldfastError(
     'EncryptionMismatch',
-    `repository ${from.name} is encrypted and ${to.name} is not: its backups are not copied there in the clear; add an encrypted repository`,
+    `repository ${encrypted.name} is encrypted: this version copies only from a repository that is not to another that is not`,
   );
 }

@@ -19,6 +19,8 @@ export interface Orphans {
   consolidations?: { vmUuid: string; jobId: string; description: string }[];
   /** Rewritings of stored backups that are noted as going on though their run has ended. */
   rewrites?: { operationId: string; backupId: string; host: string; description: string }[];
+  /** Copies of backups that are noted as being made though their run has ended. */
+  copies?: { operationId: string; backupId: string; repository: string; description: string }[];
   /** Operations that go on: nothing of theirs is touched. */
   keep: string[];
   graceSeconds: number;
@@ -78,11 +80,20 @@ export const createFindOrphans = ({ catalog, runs }: ControlDependencies) => ({
         rewrites.push({ operationId: id, backupId, host, description });
       }
     }
+    const copies: NonNullable<Orphans['copies']> = [];
+    for (const { operationId, backupId, repository, vmName, ...run } of await catalog.copies.running()) {
+      if (await runs.isRunning(run.workflowId, run.runId)) keep.push(operationId);
+      else {
+        const description = `copy of backup ${backupId} of VM ${vmName} to ${repository}: its run ${run.workflowId} has ended`;
+        copies.push({ operationId, backupId, repository, description });
+      }
+    }
     return {
       backups,
       leases,
       consolidations,
       rewrites,
+      copies,
       keep,
       graceSeconds: asked.graceSeconds ?? DEFAULT_GRACE_SECONDS,
     };

@@ -4,6 +4,7 @@ import type { AdmissionRequest } from '../../schemas/catalog.ts';
 import type { RepositoryRecord } from '../../schemas/repository.ts';
 import type { OwnCheckpoints } from '../host/own-checkpoints.ts';
 import type { StrayFile } from '../host/stray-files.ts';
+import { copiesAsBackups } from './copies-as-backups.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { PRESENT } from './delete-backup.ts';
 import { neededHidden } from './plan-delete.ts';
@@ -54,6 +55,10 @@ export const createJudgeOrphans = ({ catalog }: ControlDependencies) => {
         for (const { backup, disks } of await presentOf(vmUuid)) {
           if (backup.repository !== repository) continue;
           if (backup.state !== 'Failed') for (const key of validationKeys(vmUuid, backup.id)) named.add(key);
+          for (const { file, sums } of disks) named.add(file).add(sums.file);
+        }
+        for (const { backup, disks } of await copiesAsBackups(catalog, vmUuid, repository)) {
+          for (const key of validationKeys(vmUuid, backup.id)) named.add(key);
           for (const { file, sums } of disks) named.add(file).add(sums.file);
         }
         orphans.push(...files.filter(({ key, ageSeconds }) => !named.has(key) && ageSeconds >= graceSeconds));

@@ -1,6 +1,7 @@
 import type { BackupRecord, Catalog } from '../../catalog/contract.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { RetentionRules } from '../../schemas/retention.ts';
+import { copiesAsBackups } from './copies-as-backups.ts';
 import { PRESENT } from './delete-backup.ts';
 import { locksOf, neededHidden, planDelete, type Locks } from './plan-delete.ts';
 import { planRetention } from './plan-retention.ts';
@@ -36,6 +37,17 @@ export async function judgeRetention(
     judged.push(...judgeBackups(backups, rules, { now, currentId: current?.backup.id, openChain, locked }));
   }
   return judged;
+}
+
+/** The same for the copies of a VM's backups in one repository, by rules of their own. */
+export async function judgeCopies(
+  catalog: Catalog,
+  vmUuid: string,
+  repository: string,
+  rules: RetentionRules,
+  now: Date,
+): Promise<JudgedRetention[]> {
+  return judgeBackups(await copiesAsBackups(catalog, vmUuid, repository), rules, { now, openChain: null });
 }
 
 /** The same of one repository's backups, which are given: the rules, then one delete after the other, newest first. */

@@ -1,7 +1,6 @@
 import type { BackupRecord, Catalog } from '../../catalog/contract.ts';
 import type { Backup } from '../../schemas/backup.ts';
 import type { AdmissionRequest } from '../../schemas/catalog.ts';
-import type { RepositoryRecord } from '../../schemas/repository.ts';
 import { neededFiles } from './needed-files.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 
@@ -29,25 +28,6 @@ export async function requireUndamaged(
   );
 }
 
-/** A backup that has its files. A `Removed` one has them for those that are built on it, and they serve as well. */
-export async function restorable(catalog: Catalog, backupId: string): Promise<BackupRecord> {
-  const found = await catalog.backups.find(backupId);
-  if (found === undefined)
-    throw new HoldfastError('BackupNotFound', `backup ${backupId} is not known; see: holdfast backup ls`);
-  const { state } = found.backup;
-  if (state === 'BackedUp' || state === 'Restoring' || state === 'Removed') return found;
-  throw new HoldfastError('BackupNotRestorable', `backup ${backupId} is ${state}: there is nothing to restore from`);
-}
-
-export async function repositoryOf(catalog: Catalog, backup: Backup): Promise<RepositoryRecord> {
-  const repository = await catalog.repositories.find(backup.repository);
-  if (repository !== undefined) return repository;
-  throw new HoldfastError(
-    'RepositoryNotFound',
-    `repository ${backup.repository} of backup ${backup.id} is not known any more`,
-  );
-}
-
 /**
  * What a restore must be admitted to. The chain is shared: several restores read it at once, and nothing compresses or
  * deletes it meanwhile.
@@ -57,7 +37,12 @@ export const restoreAdmission = (
   restoreId: string,
   operation: string,
   run: { workflowId: string; runId: string },
-  { backup, host, vmUuid }: { backup: Backup; host: string; vmUuid: string | null },
+  {
+    backup,
+    repository,
+    host,
+    vmUuid,
+  }: { backup: Backup; repository: { name: string }; host: string; vmUuid: string | null },
 ): AdmissionRequest => ({
   operationId: restoreId,
   operation,
@@ -65,7 +50,7 @@ export const restoreAdmission = (
   vmUuid,
   chain: { id: backup.chainId ?? backup.id, mode: 'shared' },
   host,
-  repository: backup.repository,
+  repository: repository.name,
   tenant: 'default',
   priority: 0,
   restoresBackupId: backup.id,

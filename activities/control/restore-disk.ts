@@ -4,7 +4,8 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import type { RestoreDiskRequest } from '../../schemas/requests.ts';
 import type { DiskRestorePlan } from '../../schemas/restore-plan.ts';
 import type { ControlDependencies } from './dependencies.ts';
-import { repositoryOf, requireUndamaged, restorable, restoreAdmission } from './restorable.ts';
+import { requireUndamaged, restoreAdmission } from './restorable.ts';
+import { restorableFrom } from './restore-sources.ts';
 import { leftBy, RESTORE_TIME_LIMIT_SECONDS } from './restore.ts';
 
 export const createDiskRestore = ({ catalog, heartbeatSeconds }: ControlDependencies) => ({
@@ -15,10 +16,10 @@ export const createDiskRestore = ({ catalog, heartbeatSeconds }: ControlDependen
     toVm: VmRecord,
     run: { workflowId: string; runId: string },
   ): Promise<{ plan: DiskRestorePlan; admission: AdmissionRequest; heartbeatSeconds: number }> {
-    const record = await restorable(catalog, asked.backupId);
-    await requireUndamaged(catalog, record, [asked.disk]);
+    const { record, repository, others } = await restorableFrom(catalog, asked.backupId, asked.repository);
     const { backup, disks } = record;
-    const repository = await repositoryOf(catalog, backup);
+    const isOnly = repository.name === backup.repository && others.length === 0;
+    if (isOnly) await requireUndamaged(catalog, record, [asked.disk]);
     if (!disks.some(({ target }) => target === asked.disk)) {
       const there = disks.map(({ target }) => target).join(', ');
       throw new HoldfastError('DiskMismatch', `backup ${backup.id} has no disk ${asked.disk}; it has ${there}`);
@@ -33,11 +34,17 @@ export const createDiskRestore = ({ catalog, heartbeatSeconds }: ControlDependen
         target: asked.target ?? null,
         path: asked.path ?? null,
         host: toVm.host,
-        isOtherHost: toVm.host !== backup.host,
+        isOtherHost: toVm.host !== backup.host || repository.name !== backup.repository,
         repository,
+        ...(others.length === 0 ? {} : { others }),
         timeLimitSeconds: asked.timeLimitSeconds ?? RESTORE_TIME_LIMIT_SECONDS,
       },
-      admission: restoreAdmission(restoreId, 'restoreDisk', run, { backup, host: toVm.host, vmUuid: toVm.uuid }),
+      admission: restoreAdmission(restoreId, 'restoreDisk', run, {
+        backup,
+        repository,
+        host: toVm.host,
+        vmUuid: toVm.uuid,
+      }),
       heartbeatSeconds,
     };
   },

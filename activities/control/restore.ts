@@ -6,7 +6,8 @@ import type { RestoreVmRequest } from '../../schemas/requests.ts';
 import { takesIdentity, type RestorePlan } from '../../schemas/restore-plan.ts';
 import { requireQuickRestoreAllowed } from './consolidate.ts';
 import type { ControlDependencies } from './dependencies.ts';
-import { repositoryOf, requireUndamaged, restorable, restoreAdmission } from './restorable.ts';
+import { requireUndamaged, restoreAdmission } from './restorable.ts';
+import { restorableFrom } from './restore-sources.ts';
 
 export const RESTORE_TIME_LIMIT_SECONDS = 43_200;
 
@@ -29,7 +30,7 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
   return {
     /** The VM a backup is of. @throws BackupNotFound, BackupNotRestorable */
     async findBackup(backupId: string): Promise<{ vm: { uuid: string; name: string } }> {
-      return { vm: (await restorable(catalog, backupId)).backup.vm };
+      return { vm: (await restorableFrom(catalog, backupId)).record.backup.vm };
     },
 
     /** Where and what to restore, and what the restore must be admitted to. `present` is the VM, where it is now. */
@@ -39,11 +40,11 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
       present: VmRecord | null,
       run: { workflowId: string; runId: string },
     ): Promise<{ plan: RestorePlan; admission: AdmissionRequest; heartbeatSeconds: number }> {
-      const record = await restorable(catalog, asked.backupId);
-      await requireUndamaged(catalog, record, asked.disks);
+      const { record, repository, others } = await restorableFrom(catalog, asked.backupId, asked.repository);
+      const isOnly = repository.name === record.backup.repository && others.length === 0;
+      if (isOnly) await requireUndamaged(catalog, record, asked.disks);
       const { backup } = record;
       if (asked.quick === true) await requireQuickRestoreAllowed({ catalog }, record);
-      const repository = await repositoryOf(catalog, backup);
       requireSense(asked);
       const host = asked.host ?? present?.host ?? backup.host;
       if ((await catalog.hosts.find(host)) === undefined) {
@@ -62,10 +63,11 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
           linksDown: asked.linksDown ?? false,
           disks: asked.disks ?? null,
           host,
-          isOtherHost: host !== backup.host,
+          isOtherHost: host !== backup.host || repository.name !== backup.repository,
           warnings: warningsOf(asked, present, host),
           lostHost: asked.formerHostLost === true ? ((await catalog.vms.find(backup.vm.uuid))?.host ?? null) : null,
           repository,
+          ...(others.length === 0 ? {} : { others }),
           timeLimitSeconds: asked.timeLimitSeconds ?? RESTORE_TIME_LIMIT_SECONDS,
           start: asked.start ?? false,
           ...(asked.quick === true ? { quick: quickWishes(asked) } : {}),
@@ -73,6 +75,7 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
         admission: {
           ...restoreAdmission(restoreId, 'restoreVm', run, {
             backup,
+            repository,
             host,
             vmUuid: identity ? backup.vm.uuid : null,
           }),
@@ -112,7 +115,7 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
         kind: 'vm-restored',
         vmUuid: restored.vm.uuid,
         backupId: plan.backupId,
-        message: `VM ${restored.vm.name} restored from backup ${plan.backupId}, ${restored.disks.length} disks verified`,
+        message: `VM ${restored.vm.name} restored from backup ${plan.backupId} in ${plan.repository.name}, ${restored.disks.length} disks verified`,
       });
     },
 

@@ -1,6 +1,7 @@
 import { createAttachDisk } from './attach-disk.ts';
 import { createBeginBackup } from './begin-backup.ts';
 import { createBootBackup, createValidationSteps } from './boot-backup.ts';
+import { createCheckRestoreSource } from './check-restore-source.ts';
 import { createConsolidate, createVerifyChain } from './consolidate.ts';
 import { createCopyBackup } from './copy-backup.ts';
 import { createCopyDisk } from './copy-disk.ts';
@@ -37,6 +38,7 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createMergeDeltas(dependencies),
   ...createPublishBackup(dependencies),
   ...createPrepareRestore(dependencies),
+  ...createCheckRestoreSource(dependencies),
   ...createSwapDisks(dependencies),
   ...createPrepareDisk(dependencies),
   ...createAttachDisk(dependencies),

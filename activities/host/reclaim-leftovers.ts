@@ -12,6 +12,7 @@ import type { RestoreNotes } from './restore-notes.ts';
 import { createSwapDisks } from './swap-disks.ts';
 import { createThrowAwayVms } from './throw-away-vm.ts';
 import { createSwapRewritten } from './swap-rewritten.ts';
+import { createUndoCopy } from './undo-copy.ts';
 
 type Published = NonNullable<AbortedBackup['published']>;
 
@@ -25,13 +26,14 @@ interface LeftoverSort {
 }
 
 export const createReclaimLeftovers = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
-  const { captures, gateways, restores, rewrites, state, libvirt } = dependencies;
+  const { captures, gateways, restores, rewrites, copies, state, libvirt } = dependencies;
   const backups = createEndBackup(dependencies);
   const attaching = createAttachDisk(dependencies);
   const swaps = createSwapDisks(dependencies);
   const merges = createMergeDeltas(dependencies);
   const throwAways = createThrowAwayVms(dependencies);
   const rewritten = createSwapRewritten(dependencies);
+  const copying = createUndoCopy(dependencies);
   const stopped = createStoppedCapture(dependencies);
 
   /** A folder of no operation that left notes: those are undone by their notes. */
@@ -107,6 +109,20 @@ export const createReclaimLeftovers = (dependencies: HostDependencies & { restor
         const note = await rewrites.read(id);
         if (note === undefined) await rewrites.remove(id);
         else await rewritten.undoRewrite(note.plan);
+        return null;
+      },
+    },
+    {
+      list: () => copies.list(),
+      async describe(id) {
+        const note = await copies.read(id);
+        const of = note === undefined ? '' : ` of backup ${note.plan.backupId} of VM ${note.plan.vm.name}`;
+        return `copy ${id}${of}: notes and files in ${note?.plan.to.name ?? 'its repository'}`;
+      },
+      async undo(id) {
+        const note = await copies.read(id);
+        if (note === undefined) await copies.remove(id);
+        else await copying.undoCopy(note.plan);
         return null;
       },
     },

@@ -34,6 +34,7 @@ const OF_AN_INSTALLATION = [
 
 interface RestoreFlags extends FromFlags, RestoreFromFlags {
   host?: string;
+  repo?: string;
   formerHostLost?: boolean;
   toVm?: string;
   asTarget?: string;
@@ -57,6 +58,11 @@ export function addRestoreCommand(program: Command): void {
     .option('--keep-macs', 'with --as: the MAC addresses of the original')
     .option('--network-down', "with --as: the new VM's network cables are unplugged")
     .option('--host <name>', 'restore to this host', parseName)
+    .option(
+      '--repo <repository>',
+      'from the copy in this repository (default: its own, else a healthy copy)',
+      parseName,
+    )
     .option('--former-host-lost', 'the host the VM was on is lost for good: do not wait for its word')
     .option('--disk <target>', 'only this disk; may be given several times', collectTarget)
     .addOption(
@@ -159,6 +165,7 @@ async function restoreWhole(
     linksDown: flags.networkDown,
     disks: flags.disk,
     host: flags.host,
+    repository: flags.repo,
     formerHostLost: flags.formerHostLost,
     start: flags.start,
     quick: flags.quick,
@@ -206,6 +213,7 @@ async function restoreToVm(
     backupId,
     disk,
     toVm,
+    repository: flags.repo,
     target: flags.asTarget,
     path: flags.path,
     dryRun: flags.dryRun,

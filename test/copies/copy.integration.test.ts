@@ -1,11 +1,13 @@
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Backup } from '../../schemas/backup.ts';
 import type { BackupCopy, CopiedVm } from '../../schemas/copy.ts';
+import { CONTROL_QUEUE } from '../../schemas/queues.ts';
 import { expectVmClean } from '../support/clean-vm.ts';
 import { qemuImgCheck, sha256OfImage } from '../support/disk-content.ts';
 import type { Guest } from '../support/guest.ts';
+import { until } from '../support/processes.ts';
 import { run } from '../support/run.ts';
 import { liveCheckpoints, MiB, PatternedDisk, startTestBed, type TestBed } from '../support/test-bed.ts';
 
@@ -86,5 +88,103 @@ describe('copies in a second repository', () => {
     expect(await copy('--all', '--vm', 'copied')).toMatchObject({ copied: [], present: 3, writtenBytes: 0 });
     expect(await copy(taken[0]!.backup.id)).toMatchObject({ copied: [], writtenBytes: 0 });
     expect(await filesIn(offSite)).toEqual(before);
+  });
+
+  describe('when something becomes of the originals', () => {
+    const restored = async (
+      name: string,
+      ...flags: string[]
+    ): Promise<{ repository: string | undefined; sha256: string }> => {
+      const { repository, disks } = await bed.holdfast.restore(taken[2]!.backup.id, '--as', name, ...flags);
+      await qemuImgCheck(disks[0]!.path);
+      return { repository, sha256: await sha256OfImage(disks[0]!.path, 'qcow2') };
+    };
+
+    it('restores from the original while it is whole, and from the copy when that is asked for', async () => {
+      const { sha256 } = taken[2]!;
+      expect(await restored('from-main')).toEqual({ repository: 'main', sha256 });
+      expect(await restored('from-copy', '--repo', 'off-site')).toEqual({ repository: 'off-site', sha256 });
+    });
+
+    it('restores from the copy while the repository of the original is away', async () => {
+      const { repositoryDir } = bed.holdfast;
+      await rename(repositoryDir, `${repositoryDir}.away`);
+      try {
+        expect(await restored('from-off-site')).toEqual({ repository: 'off-site', sha256: taken[2]!.sha256 });
+      } finally {
+        await rename(`${repositoryDir}.away`, repositoryDir);
+      }
+    });
+
+    it('goes on with the copy when it finds the original altered while it reads', async () => {
+      const path = bed.holdfast.blob(taken[1]!.backup.disks[0]!.file);
+      const content = await readFile(path);
+      const altered = Buffer.from(content);
+      altered[altered.length >> 1]! ^= 0xff;
+      await writeFile(path, altered);
+      try {
+        expect(await restored('from-whole')).toEqual({ repository: 'off-site', sha256: taken[2]!.sha256 });
+      } finally {
+        await writeFile(path, content);
+      }
+    });
+
+    it('keeps, lists and restores copies whose originals are deleted, and deletes copies by the same rules', async () => {
+      const ids = taken.map(({ backup }) => backup.id);
+      for (const id of ids.toReversed()) await bed.holdfast.json('backup', 'delete', id);
+      expect(await filesIn(bed.holdfast.repositoryDir)).toEqual(['repository.json']);
+      const listed = await bed.holdfast.json<Shown[]>('backup', 'ls', 'copied');
+      expect(listed.map(({ id, state, copies }) => [id, state, copies?.[0]?.state])).toEqual(
+        ids.toReversed().map((id) => [id, 'Expunged', 'Copied']),
+      );
+      expect(await restored('from-the-copy-alone')).toEqual({ repository: 'off-site', sha256: taken[2]!.sha256 });
+      await bed.holdfast.json('backup', 'delete', ids[0]!, '--repo', 'off-site');
+      expect((await shown(ids[0]!)).copies).toMatchObject([{ state: 'Removed' }]);
+      await bed.holdfast.json('backup', 'delete', ids[2]!, '--repo', 'off-site');
+      await bed.holdfast.json('backup', 'delete', ids[1]!, '--repo', 'off-site');
+      expect(await filesIn(offSite)).toEqual(['repository.json']);
+      expect(await bed.holdfast.json<Shown[]>('backup', 'ls', 'copied')).toEqual([]);
+    });
+  });
+
+  describe('cut off in the middle', () => {
+    let big: Backup;
+    beforeAll(async () => {
+      await run('dd', ['if=/dev/urandom', `of=${join(bed.dir, 'noise')}`, 'bs=1M', 'count=256', 'status=none']);
+      const noisy = await bed.guest({
+        name: 'noisy',
+        disks: [{ target: 'vda', sizeBytes: 320 * MiB, format: 'qcow2', fs: 'none' }],
+      });
+      await run('qemu-io', ['-f', 'qcow2', '-c', `write -q -s ${join(bed.dir, 'noise')} 0 256M`, noisy.disks[0]!.path]);
+      big = await bed.take('noisy', { repository: 'main', compression: 'none' });
+    });
+    const begun = async (): Promise<string> => {
+      const { workflowId: jobId } = await (
+        await bed.holdfast.client()
+      ).workflow.start('copyBackup', {
+        taskQueue: CONTROL_QUEUE,
+        workflowId: 'copyBackup-noisy',
+        args: [{ backupId: big.id, to: 'off-site' }],
+      });
+      const file = join(offSite, big.disks[0]!.file);
+      const sizeBytes = async (): Promise<number> => (await stat(file).catch(() => ({ size: 0 }))).size;
+      await until('bytes are copied', async () => (await sizeBytes()) > 4 * MiB, { timeoutMs: 60_000, everyMs: 5 });
+      return jobId;
+    };
+    const resultOfJob = async (jobId: string): Promise<unknown> =>
+      await (await bed.holdfast.client()).workflow.getHandle(jobId).result();
+
+    it('goes on where it was when its worker is killed', async () => {
+      const jobId = await begun();
+      await bed.holdfast.kill('host');
+      await bed.holdfast.isBack('host');
+      expect(await resultOfJob(jobId)).toMatchObject({ problems: [] });
+      const file = join(offSite, big.disks[0]!.file);
+      await qemuImgCheck(file);
+      expect(await sha256OfImage(file, 'qcow2')).toBe(
+        await sha256OfImage(bed.holdfast.blob(big.disks[0]!.file), 'qcow2'),
+      );
+      expect(await notes()).toEqual([]);
+    });
   });
 });
