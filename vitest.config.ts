@@ -1,6 +1,12 @@
 import { defineConfig } from 'vitest/config';
 
-/** Tests of the second project need a real libvirtd, Temporal server, sshd or database: `*.integration.test.ts`. */
+/**
+ * Integration tests that are not run every time: a random life of VMs, random kills, and files out of backups, where libguestfs
+ * boots a VM of its own for each command. `npm run test:long` runs them.
+ */
+const LONG = ['test/soak/**', 'test/failures/lost-answers.integration.test.ts', 'test/files/**'];
+
+/** Tests of the second and third project need a real libvirtd, Temporal server, sshd or database: `*.integration.test.ts`. */
 export default defineConfig({
   test: {
     projects: [
@@ -17,10 +23,20 @@ export default defineConfig({
         test: {
           name: 'integration',
           include: ['test/**/*.integration.test.ts'],
+          exclude: ['**/node_modules/**', ...LONG],
           testTimeout: 180_000,
           hookTimeout: 180_000,
           // Each file boots guests and daemons of its own, and waits a good deal; more of them starve each other on two cores.
           maxWorkers: 3,
+        },
+      },
+      {
+        test: {
+          name: 'long',
+          include: LONG.map((pattern) => pattern.replace(/\*\*$/, '**/*.integration.test.ts')),
+          testTimeout: 180_000,
+          hookTimeout: 180_000,
+          maxWorkers: 1,
         },
       },
     ],

