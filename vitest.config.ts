@@ -1,10 +1,15 @@
 import { defineConfig } from 'vitest/config';
 
 /**
- * Integration tests that are not run every time: a random life of VMs, random kills, and files out of backups, where libguestfs
- * boots a VM of its own for each command. `npm run test:long` runs them.
+ * Integration tests that are not run every time: a random life of VMs, random kills, quick restores among failures, and files out
+ * of backups, where libguestfs boots a VM of its own for each command. `npm run test:long` runs them.
  */
-const LONG = ['test/soak/**', 'test/failures/lost-answers.integration.test.ts', 'test/files/**'];
+const LONG = [
+  'test/soak/**',
+  'test/failures/lost-answers.integration.test.ts',
+  'test/restores/quick-restore.integration.test.ts',
+  'test/files/**',
+];
 
 /** Tests of the second and third project need a real libvirtd, Temporal server, sshd or database: `*.integration.test.ts`. */
 export default defineConfig({
