@@ -136,6 +136,27 @@ export interface TransferResult {
   writtenBytes: number;
 }
 
+export interface SealOptions {
+  /** Not encrypted. */
+  file: ChainFile;
+  sink: CopySink;
+  /** X25519, `age1…`. The file's key is new with each call and lies nowhere, so a later attempt begins anew. */
+  recipient: string;
+  pace?: Pace;
+  signal: AbortSignal;
+  /** Of the sealed file. */
+  onProgress?: (doneBytes: number) => void;
+}
+
+export interface SealResult {
+  /** Length of the sealed file. */
+  storedBytes: number;
+  /** Length of the file in it. */
+  plainBytes: number;
+  /** Of the sealed file. */
+  segments: SegmentSum[];
+}
+
 /** Threads that read, hash, compress and write, shared by all disks of a worker process. */
 export interface CopierPool extends AsyncDisposable {
   copyDisk(options: CopyDiskOptions): Promise<CopyResult>;
@@ -147,6 +168,8 @@ export interface CopierPool extends AsyncDisposable {
   rewriteFile(options: RewriteOptions): Promise<RewriteResult>;
   /** Writes a stored file into another place as it is, every segment once its hash is right. */
   transferFile(options: TransferOptions): Promise<TransferResult>;
+  /** Encrypts a stored file on its way into another place, every segment once its hash is right: see repository/age-file.ts. */
+  sealFile(options: SealOptions): Promise<SealResult>;
   /** Reads every segment of a stored file and compares its hash. */
   verifyFile(
     file: ChainFile,

@@ -1,13 +1,18 @@
 import type { PartSink } from '../repository/blob-store.ts';
-import type { SegmentSum } from './contract.ts';
+
+/** A piece of a file that is stored whole. */
+export interface Stretch {
+  offset: number;
+  lengthBytes: number;
+}
 
 /** Whole segments in a row that make one part of an upload. */
-export interface TransferPart {
+export interface TransferPart<S extends Stretch = Stretch> {
   /** From 1. */
   number: number;
   offset: number;
   lengthBytes: number;
-  segments: SegmentSum[];
+  segments: S[];
 }
 
 /** Fewer requests than the smallest parts would need, and still several in flight in little memory. */
@@ -17,19 +22,19 @@ const USUAL_PART_BYTES = 8 * 1024 * 1024;
  * Cuts a stored file into parts, always in the same way for the same sums: an attempt that goes on finds its parts again.
  * @throws RangeError when the file needs more or longer parts than the upload takes
  */
-export function cutParts(
-  segments: readonly SegmentSum[],
+export function cutParts<S extends Stretch>(
+  segments: readonly S[],
   {
     blobKey,
     minPartBytes,
     maxPartBytes,
     maxParts,
   }: Pick<PartSink, 'blobKey' | 'minPartBytes' | 'maxPartBytes' | 'maxParts'>,
-): TransferPart[] {
+): TransferPart<S>[] {
   const totalBytes = segments.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
   const leastBytes = Math.max(minPartBytes, USUAL_PART_BYTES, Math.ceil(totalBytes / maxParts));
-  const parts: TransferPart[] = [];
-  let open: TransferPart | undefined;
+  const parts: TransferPart<S>[] = [];
+  let open: TransferPart<S> | undefined;
   for (const segment of segments) {
     open ??= { number: parts.length + 1, offset: segment.offset, lengthBytes: 0, segments: [] };
     open.segments.push(segment);
