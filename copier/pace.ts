@@ -64,3 +64,15 @@ export class RatePace implements Pace {
     return rate === null ? 0 : Math.ceil((this.#owed / rate) * 1000);
   }
 }
+
+/** Keeps to both. */
+export const slower = (a: Pace, b: Pace): Pace => ({
+  async ready(signal) {
+    await a.ready(signal);
+    await b.ready(signal);
+  },
+  passed(bytes) {
+    a.passed(bytes);
+    b.passed(bytes);
+  },
+});

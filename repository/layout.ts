@@ -37,6 +37,8 @@ export const utcStamp = (instant: string | Date): string =>
 
 /** What is added to the name of a file that is encrypted: age(1) has the same custom. */
 const AGE_SUFFIX = '.age';
+/** The key of a disk's file where it is encrypted; `key` is that of the plain one. */
+export const encryptedKey = (key: string): string => `${key}${AGE_SUFFIX}`;
 
 /** `<vm-uuid>/disk-<n>/full-20261121-120000.qcow2`, or `incr-…` for an incremental; with `.age` where it is encrypted. */
 export const diskFileKey = (file: {

@@ -139,7 +139,7 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
       requireCopyable(record, to);
       const from = await repositoryNamed(backup.repository);
       const target = await repositoryNamed(to);
-      requireBothPlain(from, target);
+      requirePlain(from);
       const offering = await offeringOf(record);
       return {
         plan: {
@@ -275,12 +275,11 @@ export interface CopyCursor {
 
 const ENDED: NonNullable<CopyRecord['failure']> = { type: 'Terminated', message: 'its run was ended by force' };
 
-/** Files are copied as they are stored, and what is promised for a repository holds for every file in it. */
-function requireBothPlain(from: RepositoryRecord, to: RepositoryRecord): void {
-  const encrypted = [from, to].find((repository) => settingsOf(repository).encryption !== null);
-  if (encrypted === undefined) return;
+/** Copying takes no identity: what is not encrypted can be encrypted on the way, not the other way round. @throws EncryptionMismatch */
+function requirePlain(from: RepositoryRecord): void {
+  if (settingsOf(from).encryption === null) return;
   throw new HoldfastError(
     'EncryptionMismatch',
-    `repository ${encrypted.name} is encrypted: this version copies only from a repository that is not to another that is not`,
+    `repository ${from.name} is encrypted: this version copies only from a repository that is not encrypted`,
   );
 }

@@ -1,15 +1,18 @@
 import { Context } from '@temporalio/activity';
 import { BlobStoreError, type BlobStore, type BlobUpload } from '../../repository/blob-store.ts';
+import { slower, type Pace } from '../../copier/pace.ts';
+import { storedLength } from '../../repository/age-file.ts';
 import { checkChainFiles } from '../../repository/check-chain.ts';
 import { openRepository } from '../../repository/identity.ts';
-import { manifestKey, validationKey } from '../../repository/layout.ts';
+import { encryptedKey, manifestKey, validationKey } from '../../repository/layout.ts';
 import { createManifest, filesNamedBy, listStoredManifests, readManifest } from '../../repository/manifest.ts';
+import { sealBytes, sealManifest } from '../../repository/sealed-manifest.ts';
 import { readSums, writeSums } from '../../repository/sums.ts';
 import type { CopiedBackup, CopyPlan } from '../../schemas/copy.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest, ManifestDisk } from '../../schemas/manifest.ts';
 import type { CopyHeartbeat } from '../../schemas/plan.ts';
-import type { RepositoryRecord } from '../../schemas/repository.ts';
+import { settingsOf, type RepositoryEncryption, type RepositoryRecord } from '../../schemas/repository.ts';
 import { cancellationSignal } from '../cancellation.ts';
 import type { CopyNote } from './copy-notes.ts';
 import type { HostDependencies } from './dependencies.ts';
@@ -22,6 +25,16 @@ const MAX_SCREENSHOT_BYTES = 16 * 1024 * 1024;
 /** Names the copy of a backup for the fence. */
 export const copyFence = (operationId: string): string => `copy ${operationId}`;
 
+/** How the file of a disk is copied. */
+interface Way {
+  source: BlobStore;
+  target: BlobStore;
+  note: CopyNote;
+  pace: Pace;
+  signal: AbortSignal;
+  onProgress: (doneBytes: number) => void;
+}
+
 export async function openStoreOf(
   openStore: HostDependencies['openStore'],
   repository: RepositoryRecord,
@@ -31,11 +44,12 @@ export async function openStoreOf(
   return store;
 }
 
-export const createCopyBackup = ({ copier, openStore, fence, copies }: HostDependencies) => {
+export const createCopyBackup = ({ copier, openStore, fence, paces, copies }: HostDependencies) => {
   return {
     /**
      * Copies the files of a backup to another repository as they are stored, each segment once its hash is right, then its
-     * manifest. Repeatable: a new attempt goes on where the former one stopped.
+     * manifest. Into an encrypted one they are encrypted on the way, which takes no identity. Repeatable: a new attempt goes on
+     * where the former one stopped; with a file that is encrypted it begins anew, because its key was in no note.
      * @throws IntegrityMismatch and BackupFileMissing of the original, BackupNotCopyable, RepositoryFull, RepositoryReadOnly,
      *   RepositoryUnavailable, TimeLimitReached
      */
@@ -51,7 +65,10 @@ export const createCopyBackup = ({ copier, openStore, fence, copies }: HostDepen
         const note = await beginNote(plan);
         const deadline = new AbortController();
         const signal = AbortSignal.any([fenced, deadline.signal]);
-        const totalBytes = manifest.disks.reduce((sum, { storedBytes }) => sum + storedBytes, 0);
+        const { encryption } = settingsOf(plan.to);
+        const sizes = manifest.disks.map(({ storedBytes }) => (encryption ? storedLength(storedBytes) : storedBytes));
+        const totalBytes = sizes.reduce((sum, sizeBytes) => sum + sizeBytes, 0);
+        const pace = slower(await paces.of(source, plan.from.id), await paces.of(target, plan.to.id));
         const heartbeat: CopyHeartbeat = {
           target: plan.backupId.slice(0, 8),
           copiedBytes: 0,
@@ -68,17 +85,26 @@ export const createCopyBackup = ({ copier, openStore, fence, copies }: HostDepen
           beat();
           if (note.files.length === 0) await requireSpace(target, plan, totalBytes);
           let writtenBytes = 0;
+          const disks: ManifestDisk[] = [];
           for (const disk of manifest.disks) {
             const before = heartbeat.copiedBytes;
             const onProgress = (doneBytes: number): void => void (heartbeat.copiedBytes = before + doneBytes);
-            writtenBytes += await copyFile({ source, target }, note, disk, { signal, onProgress });
-            heartbeat.copiedBytes = before + disk.storedBytes;
+            const way: Way = { source, target, note, pace, signal, onProgress };
+            const copied = encryption ? await sealFile(way, disk, encryption) : await copyFile(way, disk);
+            disks.push(copied.disk);
+            writtenBytes += copied.writtenBytes;
+            heartbeat.copiedBytes = before + copied.disk.storedBytes;
           }
-          await copyScreenshot(source, target, plan);
+          const screenshot = await copyScreenshot(source, target, plan);
           signal.throwIfAborted();
-          const copiedFrom = { repositoryId: plan.from.id, copiedAt: new Date(note.startedMs).toISOString() };
-          const copied: Manifest = { ...manifest, copiedFrom };
-          await createManifest(target, copied);
+          const { validationResult } = manifest;
+          const copied: Manifest = {
+            ...manifest,
+            disks,
+            ...(validationResult === undefined ? {} : { validationResult: { ...validationResult, screenshot } }),
+            copiedFrom: { repositoryId: plan.from.id, copiedAt: new Date(note.startedMs).toISOString() },
+          };
+          await createManifest(target, encryption ? await sealManifest(copied, encryption) : copied);
           return { ...contentOf(copied), writtenBytes };
         } catch (error) {
           fenced.throwIfAborted();
@@ -99,34 +125,62 @@ export const createCopyBackup = ({ copier, openStore, fence, copies }: HostDepen
     return note;
   }
 
-  /** Bytes that were written; what an earlier attempt finished is left as it is. */
+  /** What an earlier attempt finished is left as it is. */
   async function copyFile(
-    { source, target }: { source: BlobStore; target: BlobStore },
-    note: CopyNote,
+    { source, target, note, ...how }: Way,
     disk: ManifestDisk,
-    { signal, onProgress }: { signal: AbortSignal; onProgress: (doneBytes: number) => void },
-  ): Promise<number> {
+  ): Promise<{ disk: ManifestDisk; writtenBytes: number }> {
     const segments = await readSums(source, disk);
     const noted = note.files.find(({ file }) => file === disk.file);
     const former = noted && (await target.resumeUpload(disk.file, noted.token));
     if (noted !== undefined && former === undefined) {
       const isFinished = (await target.statBlob(disk.file))?.sizeBytes === disk.storedBytes;
-      if (isFinished) return 0;
+      if (isFinished) return { disk, writtenBytes: 0 };
     }
-    const upload = former ?? (await beginUpload(target, note, disk));
+    const upload = former ?? (await beginUpload(target, note, disk.file));
     const { writtenBytes } = await copier.transferFile({
       file: { source: source.source(disk.file), storedBytes: disk.storedBytes, segments },
       sink: upload.sink,
       resumed: former !== undefined,
-      signal,
-      onProgress,
+      ...how,
     });
     await writeSums(target, disk.file, segments);
     await upload.finish(disk.storedBytes);
-    return writtenBytes;
+    return { disk, writtenBytes };
   }
 
-  async function beginUpload(target: BlobStore, note: CopyNote, { file }: ManifestDisk): Promise<BlobUpload> {
+  /** What an earlier attempt finished is left as it is; what it began is removed. */
+  async function sealFile(
+    { source, target, note, ...how }: Way,
+    disk: ManifestDisk,
+    { recipient }: RepositoryEncryption,
+  ): Promise<{ disk: ManifestDisk; writtenBytes: number }> {
+    const file = encryptedKey(disk.file);
+    const backingFile = disk.backingFile === null ? null : encryptedKey(disk.backingFile);
+    const noted = note.files.find((each) => each.file === file);
+    const former = noted && (await target.resumeUpload(file, noted.token));
+    if (noted?.sealed !== undefined && former === undefined) {
+      const isFinished = (await target.statBlob(file))?.sizeBytes === noted.sealed.storedBytes;
+      if (isFinished) return { disk: { ...disk, file, backingFile, ...noted.sealed }, writtenBytes: 0 };
+    }
+    await former?.abort();
+    const segments = await readSums(source, disk);
+    const upload = await beginUpload(target, note, file);
+    const { storedBytes, plainBytes, ...written } = await copier.sealFile({
+      file: { source: source.source(disk.file), storedBytes: disk.storedBytes, segments },
+      sink: upload.sink,
+      recipient,
+      ...how,
+    });
+    const sums = await writeSums(target, file, written.segments);
+    const sealed = { storedBytes, encryption: { format: 'age' as const, plainBytes }, sums };
+    note.files = note.files.map((each) => (each.file === file ? { ...each, sealed } : each));
+    await copies.write(note);
+    await upload.finish(storedBytes);
+    return { disk: { ...disk, file, backingFile, ...sealed }, writtenBytes: storedBytes };
+  }
+
+  async function beginUpload(target: BlobStore, note: CopyNote, file: string): Promise<BlobUpload> {
     const upload = await target.createUpload(file, { expectedBytes: 0 }).catch(async (error: unknown) => {
       if (!(error instanceof BlobStoreError) || error.code !== 'exists') throw error;
       await requireUnnamed(target, note.plan, file);
@@ -192,14 +246,22 @@ async function requireSpace(target: BlobStore, { backupId, to }: CopyPlan, neede
   );
 }
 
-/** The picture that proves a validation goes along, where there is one. */
-async function copyScreenshot(source: BlobStore, target: BlobStore, { vm, backupId }: CopyPlan): Promise<void> {
-  const key = validationKey(vm.uuid, backupId);
-  const picture = await source.getBlob(key, { maxBytes: MAX_SCREENSHOT_BYTES }).catch((error: unknown) => {
+/** The picture that proves a validation goes along, where there is one. Its key in the target. */
+async function copyScreenshot(
+  source: BlobStore,
+  target: BlobStore,
+  { vm, backupId, to }: CopyPlan,
+): Promise<string | null> {
+  const { encryption } = settingsOf(to);
+  const options = { maxBytes: MAX_SCREENSHOT_BYTES };
+  const picture = await source.getBlob(validationKey(vm.uuid, backupId), options).catch((error: unknown) => {
     if (error instanceof BlobStoreError && error.code === 'not-found') return undefined;
     throw error;
   });
-  if (picture !== undefined) await target.putBlob(key, picture, { replace: true });
+  if (picture === undefined) return null;
+  const key = validationKey(vm.uuid, backupId, { isEncrypted: encryption !== null });
+  await target.putBlob(key, encryption ? await sealBytes(picture, encryption) : picture, { replace: true });
+  return key;
 }
 
 const limitReached = ({ backupId, to, timeLimitSeconds }: CopyPlan): HoldfastError =>

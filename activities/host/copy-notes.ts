@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { copyPlan } from '../../schemas/copy.ts';
+import { manifestDisk } from '../../schemas/manifest.ts';
 import { blobKey, uuid } from '../../schemas/names.ts';
 import { listIds, readJson, writeJson } from './json-notes.ts';
 
@@ -10,7 +11,14 @@ const copyNote = z.object({
   /** When the first attempt began: the time limit counts from there. */
   startedMs: z.number(),
   /** Files that were begun in the target. */
-  files: z.array(z.object({ file: blobKey, token: z.string() })),
+  files: z.array(
+    z.object({
+      file: blobKey,
+      token: z.string(),
+      /** Of a file that is encrypted on the way: what came of it, once all its bytes are written. */
+      sealed: manifestDisk.pick({ storedBytes: true, encryption: true, sums: true }).optional(),
+    }),
+  ),
 });
 export type CopyNote = z.infer<typeof copyNote>;
 

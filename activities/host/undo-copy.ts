@@ -1,4 +1,4 @@
-import { sumsKey, validationKey } from '../../repository/layout.ts';
+import { sumsKey, validationKeys } from '../../repository/layout.ts';
 import { deleteManifest } from '../../repository/manifest.ts';
 import type { CopyPlan } from '../../schemas/copy.ts';
 import { withHeartbeat } from '../cancellation.ts';
@@ -25,7 +25,7 @@ export const createUndoCopy = ({
         await target.deleteBlob(file);
         await target.deleteBlob(sumsKey(file));
       }
-      await target.deleteBlob(validationKey(plan.vm.uuid, plan.backupId));
+      for (const key of validationKeys(plan.vm.uuid, plan.backupId)) await target.deleteBlob(key);
       await copies.remove(plan.operationId);
     });
   },

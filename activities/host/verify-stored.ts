@@ -1,5 +1,5 @@
 import { Context } from '@temporalio/activity';
-import { RatePace, type Pace } from '../../copier/pace.ts';
+import { RatePace, slower, type Pace } from '../../copier/pace.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { inParallel } from '../../repository/in-parallel.ts';
@@ -70,17 +70,5 @@ export const createVerifyStored = ({ copier, openStore, fence, paces }: HostDepe
         return { file, outcome: 'damaged', message };
       }
     }
-  },
-});
-
-/** Keeps to both. */
-const slower = (a: Pace, b: Pace): Pace => ({
-  async ready(signal) {
-    await a.ready(signal);
-    await b.ready(signal);
-  },
-  passed(bytes) {
-    a.passed(bytes);
-    b.passed(bytes);
   },
 });

@@ -6,6 +6,7 @@ import type { BackupCopy, CopiedVm } from '../../schemas/copy.ts';
 import { CONTROL_QUEUE } from '../../schemas/queues.ts';
 import { expectVmClean } from '../support/clean-vm.ts';
 import { qemuImgCheck, sha256OfImage } from '../support/disk-content.ts';
+import { newKeyPair } from '../support/encrypted-chain.ts';
 import type { Guest } from '../support/guest.ts';
 import { until } from '../support/processes.ts';
 import { run } from '../support/run.ts';
@@ -88,6 +89,35 @@ describe('copies in a second repository', () => {
     expect(await copy('--all', '--vm', 'copied')).toMatchObject({ copied: [], present: 3, writtenBytes: 0 });
     expect(await copy(taken[0]!.backup.id)).toMatchObject({ copied: [], writtenBytes: 0 });
     expect(await filesIn(offSite)).toEqual(before);
+  });
+
+  it('encrypts copies for an encrypted repository without an identity, and restores from them with one', async () => {
+    const vault = join(bed.dir, 'vault');
+    const operator = await newKeyPair();
+    const keyFile = join(bed.dir, 'operator.key');
+    await writeFile(keyFile, `${operator.identity}\n`, { mode: 0o600 });
+    const encrypted = ['--encrypt', '--hide-names', '--recipient', operator.recipient];
+    await bed.holdfast.json('repo', 'add', vault, '--name', 'vault', ...encrypted);
+    const own = await filesIn(vault);
+    const copied = await bed.holdfast.json<CopiedVm>('repo', 'copy', '--all', '--vm', 'copied', '--to', 'vault');
+    expect(copied).toMatchObject({ problems: [], copied: taken.map(({ backup: { id } }) => ({ id })) });
+    const guests = [...[0x31, 0x32, 0x33].map((pattern) => Buffer.alloc(4096, pattern)), '<name>copied</name>'];
+    const showing = async (root: string): Promise<string[]> => {
+      const files = await filesIn(root);
+      const contents = await Promise.all(files.map((file) => readFile(join(root, file))));
+      return files.filter((_, index) => guests.some((bytes) => contents[index]?.includes(bytes)));
+    };
+    expect(await showing(bed.holdfast.repositoryDir)).toHaveLength(6); // disk and manifest of each
+    expect(await showing(vault)).toEqual([]);
+    await bed.holdfast.json('repo', 'set', 'vault', '--identity-file', keyFile);
+    const { backup, sha256 } = taken[2]!;
+    const { repository, disks } = await bed.holdfast.restore(backup.id, '--as', 'from-vault', '--repo', 'vault');
+    await qemuImgCheck(disks[0]!.path);
+    expect([repository, await sha256OfImage(disks[0]!.path, 'qcow2')]).toEqual(['vault', sha256]);
+    for (const one of taken.toReversed()) {
+      await bed.holdfast.json('backup', 'delete', one.backup.id, '--repo', 'vault');
+    }
+    expect(await filesIn(vault)).toEqual(own);
   });
 
   describe('when something becomes of the originals', () => {
