@@ -8,6 +8,9 @@ import { manifestFolder, manifestKey, parseManifestKey, sumsKey } from './layout
 import { presentManifest } from './present-manifest.ts';
 import { RepositoryError } from './repository-error.ts';
 
+/** Manifests that are read at once when they are listed: a server elsewhere takes some milliseconds for each. */
+const READS_AT_ONCE = 16;
+
 /** Domain XML, NVRAM and TPM state are the bulk; TPM state has hundreds of KiB. */
 const MAX_MANIFEST_BYTES = 64 * 1024 * 1024;
 
@@ -120,18 +123,37 @@ async function* listManifestsBy(
   store: BlobStore,
   vmUuid: string | undefined,
 ): AsyncGenerator<ListedManifest> {
+  let keys: string[] = [];
   for await (const { key } of store.listBlobs(vmUuid === undefined ? '' : manifestFolder(vmUuid))) {
-    const ids = parseManifestKey(key);
-    if (!ids) continue;
-    const read = await readAt(store, key).catch((error: unknown) => {
-      if (error instanceof RepositoryError) return error;
-      if (error instanceof BlobStoreError && error.code === 'not-found') return undefined;
-      if (error instanceof BlobStoreError && error.code === 'too-large') {
-        return new RepositoryError('invalid', key, 'is too long', { cause: error });
-      }
-      throw error;
-    });
-    if (read instanceof RepositoryError) yield { key, ...ids, error: read };
-    else if (read) yield { key, ...ids, manifest: read };
+    if (parseManifestKey(key) === undefined) continue;
+    keys.push(key);
+    if (keys.length < READS_AT_ONCE) continue;
+    yield* await readTogether(readAt, store, keys);
+    keys = [];
   }
+  yield* await readTogether(readAt, store, keys);
+}
+
+/** Those that were deleted meanwhile are left out. */
+async function readTogether(
+  readAt: (store: BlobStore, key: string) => Promise<Manifest>,
+  store: BlobStore,
+  keys: readonly string[],
+): Promise<ListedManifest[]> {
+  const read = await Promise.all(
+    keys.map(async (key): Promise<ListedManifest[]> => {
+      const ids = parseManifestKey(key);
+      if (ids === undefined) return [];
+      try {
+        return [{ key, ...ids, manifest: await readAt(store, key) }];
+      } catch (error) {
+        if (error instanceof RepositoryError) return [{ key, ...ids, error }];
+        if (!(error instanceof BlobStoreError)) throw error;
+        if (error.code === 'not-found') return [];
+        if (error.code !== 'too-large') throw error;
+        return [{ key, ...ids, error: new RepositoryError('invalid', key, 'is too long', { cause: error }) }];
+      }
+    }),
+  );
+  return read.flat();
 }
