@@ -76,16 +76,18 @@ export function addRepoCommands(program: Command): void {
           (await catalog.repositories.list()).map(async (record) => {
             const backups = await catalog.backups.list({ repository: record.name, states: ['BackedUp'] });
             const storedBytes = backups.reduce((sum, backup) => sum + backup.storedBytes, 0);
-            return { ...record, backups: backups.length, storedBytes, freeBytes: await freeBytes(record) };
+            const { length: copies } = await catalog.copies.list({ repository: record.name, states: ['Copied'] });
+            return { ...record, backups: backups.length, copies, storedBytes, freeBytes: await freeBytes(record) };
           }),
         );
         context.output.result(repositories, () =>
           table(
-            ['REPOSITORY', 'PLACE', 'BACKUPS', 'STORED', 'FREE'],
+            ['REPOSITORY', 'PLACE', 'BACKUPS', 'COPIES', 'STORED', 'FREE'],
             repositories.map((row) => [
               row.name,
               placeText(row.location),
               row.backups,
+              row.copies,
               sizeText(row.storedBytes),
               row.freeBytes === null ? unknownSpace(row) : sizeText(row.freeBytes),
             ]),

@@ -43,7 +43,7 @@ describe('commands that need the catalog alone', () => {
     expect(json('offering', 'delete', 'gold')).toMatchObject({ deleted: true });
     expect(json('offering', 'ls')).toEqual([]);
     expect(json('host', 'ls')).toMatchObject([{ name: 'kvm-1', worker: 'unknown', vms: 1 }]);
-    expect(json('repo', 'ls')).toMatchObject([{ name: 'main', backups: 0 }]);
+    expect(json('repo', 'ls')).toMatchObject([{ name: 'main', backups: 0, copies: 0 }]);
     expect(json('backup', 'ls')).toEqual([]);
 
     const offered = runCli(['complete', '--', '--data', data, 'backup', 'take', '']);
