@@ -1,5 +1,6 @@
 import { CommanderError } from 'commander';
 import { Stopped } from './stop-signal.ts';
+import { WrongUsage } from './wrong-usage.ts';
 
 export interface CommandFailure {
   /** A name of docs/failures.md, or `Cancelled`, `Terminated`, `UsageError`, `Error`. */
@@ -12,6 +13,7 @@ export interface CommandFailure {
 /** What a command says of an error it ended with. */
 export async function describeError(error: unknown): Promise<CommandFailure> {
   if (error instanceof CommanderError) return describeUsage(error);
+  if (error instanceof WrongUsage) return { type: error.type, message: error.message, exitCode: 2 };
   if (error instanceof Stopped) return { type: 'Cancelled', message: error.message, exitCode: 1 };
   const { describeFailure } = await import('../operations/describe-failure.ts'); // slow to load, seldom needed
   const { type, message, isUsage } = describeFailure(error);

@@ -1,13 +1,13 @@
 import { Option, type Command } from 'commander';
 import { resolve } from 'node:path';
 import type { OpenPlace } from '../standalone/open-place.ts';
-import { HoldfastError } from '../schemas/failures.ts';
 import { secretReference, type SecretReference } from '../schemas/repository.ts';
 import { LATEST } from './backup-id.ts';
 import { parseVm } from './commands/dev.ts';
 import { action, type CommandContext } from './context.ts';
 import { Output } from './output.ts';
 import { repositoryPlace, withPlaceOptions, type PlaceOptions } from './repository-place.ts';
+import { WrongUsage } from './wrong-usage.ts';
 
 export interface FromFlags extends PlaceOptions {
   from?: string;
@@ -46,32 +46,37 @@ export const withFromOptions = (command: Command, conflicts: readonly string[] =
 export const latestOfOption = (): Option =>
   new Option('--vm <vm>', 'with --from and `latest`: of this VM, by name or UUID').argParser(parseVm);
 
+type FlagsAlone = FromFlags & { vm?: string };
+
 /** Runs `alone` where `--from` names a repository; else `installed`, as any other command. */
 export const actionOrFrom =
-  <Subject extends string | undefined, Flags extends FromFlags & { vm?: string }>(
-    installed: (context: CommandContext, subject: Subject, flags: Flags) => Promise<void>,
-    alone: (from: Alone, subject: Subject, flags: Flags) => Promise<void>,
+  <Parameters extends [...(string | undefined)[], FlagsAlone]>(
+    installed: (context: CommandContext, ...parameters: Parameters) => Promise<void>,
+    alone: (from: Alone, ...parameters: Parameters) => Promise<void>,
   ) =>
-  async (subject: Subject, flags: Flags, command: Command): Promise<void> => {
+  async (...all: [...Parameters, Command]): Promise<void> => {
+    const parameters = all.slice(0, -1) as unknown as Parameters;
+    const command = all.at(-1) as Command;
+    const flags = parameters.at(-1) as FlagsAlone;
     if (flags.from === undefined) {
-      requireNone(subject, flags);
-      await action(installed)(subject, flags, command);
+      requireNone(parameters[0] as string | undefined, flags);
+      await action(installed)(...parameters, command);
       return;
     }
     const { json = false } = command.optsWithGlobals<{ json?: boolean }>();
     const { openPlace } = await import('../standalone/open-place.ts');
     const place = await openPlace(repositoryPlace(flags.from, flags), identityOf(flags));
-    await alone({ output: new Output({ json }), place }, subject, flags);
+    await alone({ output: new Output({ json }), place }, ...parameters);
   };
 
 /** What only says more of `--from`. */
-function requireNone(subject: string | undefined, flags: FromFlags & { vm?: string }): void {
+function requireNone(subject: string | undefined, flags: FlagsAlone): void {
   const { vm, identityFile, identityEnv, endpoint, region, pathStyle, caFile, credentialsFile, profile } = flags;
   const of = { vm, identityFile, identityEnv, endpoint, region, pathStyle, caFile, credentialsFile, profile };
   const given = Object.entries(of).find(([, value]) => value !== undefined)?.[0];
   if (given === undefined && subject !== LATEST) return;
   const flag = given?.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-  throw new HoldfastError('InvalidRequest', `${flag === undefined ? LATEST : `--${flag}`} goes with --from`);
+  throw new WrongUsage(`${flag === undefined ? LATEST : `--${flag}`} goes with --from`);
 }
 
 function identityOf({ identityFile, identityEnv }: FromFlags): SecretReference | undefined {

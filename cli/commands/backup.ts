@@ -110,7 +110,7 @@ export function addBackupCommands(program: Command): void {
       "\nExamples:\n  $ holdfast backup ls web-1\n  $ holdfast backup ls --from /mnt/backups     # on a machine without Holdfast's catalog",
     )
     .action(
-      actionOrFrom(async (context, vm: string | undefined, flags: FromFlags & { all?: boolean }) => {
+      actionOrFrom<[string | undefined, FromFlags & { all?: boolean }]>(async (context, vm, flags) => {
         const catalog = await context.catalog();
         const filter = { ...(vm === undefined ? {} : { vm }), all: flags.all ?? false, copied: true };
         const records = await catalog.backups.records(filter);
@@ -147,7 +147,7 @@ export function addBackupCommands(program: Command): void {
       '\nExamples:\n  $ holdfast backup show 3f2c9a41\n  $ holdfast backup show latest --vm web-1 --from /mnt/backups',
     )
     .action(
-      actionOrFrom<string, FromFlags & { vm?: string }>(async (context, id) => {
+      actionOrFrom<[string, FromFlags & { vm?: string }]>(async (context, id) => {
         const catalog = await context.catalog();
         const { backup, failure, damage, pinned, pinNote, rewriteFailure } = await findBackup(catalog, id);
         const [whole] = await withCopies(catalog, await withRestoring(catalog, [backup]));

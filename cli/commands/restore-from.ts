@@ -13,6 +13,7 @@ import { showProgress } from '../copy-progress.ts';
 import type { Alone } from '../from-repository.ts';
 import { sizeText, table } from '../output.ts';
 import { stopSignal } from '../stop-signal.ts';
+import { WrongUsage } from '../wrong-usage.ts';
 
 /** Flags of `restore` that go with `--from`; the others need an installation. */
 export interface RestoreFromFlags {
@@ -93,14 +94,14 @@ function requireTogether({ disk, define, libvirt, start, as, keepUuid, keepMacs 
         : as === undefined && (keepUuid === true || keepMacs === true)
           ? '--keep-uuid and --keep-macs go with --as'
           : undefined;
-  if (problem !== undefined) throw new HoldfastError('InvalidRequest', problem);
+  if (problem !== undefined) throw new WrongUsage(problem);
 }
 
 /** Everything below goes into a definition, which takes no path with control characters. */
 function folderOf(to: string): string {
   const parsed = filePath.safeParse(resolve(to));
   if (parsed.success) return parsed.data;
-  throw new HoldfastError('InvalidRequest', `--to: ${parsed.error.issues.map(({ message }) => message).join('; ')}`);
+  throw new WrongUsage(`--to: ${parsed.error.issues.map(({ message }) => message).join('; ')}`);
 }
 
 const previewOf = (plan: StandalonePlan, refused: readonly HoldfastError[]): RestorePreview => ({

@@ -4,7 +4,6 @@ import { startRestoreDisk, startRestoreVm } from '../../operations/start.ts';
 import type { RestoredVm } from '../../schemas/backup.ts';
 import { filePath } from '../../schemas/names.ts';
 import { restoreDiskRequest, restoreVmRequest } from '../../schemas/requests.ts';
-import { HoldfastError } from '../../schemas/failures.ts';
 import type { PreparedDisk, RestorePreview } from '../../schemas/restore-plan.ts';
 import { parseStoredId, parseTarget } from '../backup-id.ts';
 import type { CommandContext } from '../context.ts';
@@ -17,6 +16,7 @@ import { consolidatedText, parseRate } from './consolidation.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
 import type { RestoreFromFlags } from './restore-from.ts';
 import { diskPreviewText, previewText } from './restore-preview.ts';
+import { WrongUsage } from '../wrong-usage.ts';
 
 /** With `--from` these have no meaning: what they ask for needs an installation. */
 const OF_AN_INSTALLATION = [
@@ -120,7 +120,7 @@ Examples:
   $ holdfast restore latest --vm web-1 --from /mnt/backups --to /var/lib/libvirt/images/web-1 --define`,
     )
     .action(
-      actionOrFrom(async (context, id: string, flags: RestoreFlags) => {
+      actionOrFrom<[string, RestoreFlags]>(async (context, id, flags) => {
         requireInstallationFlags(flags);
         const { backup } = await findBackup(await context.catalog(), id);
         if (flags.toVm !== undefined) await restoreToVm(context, backup.id, flags.toVm, flags);
@@ -142,7 +142,7 @@ function requireInstallationFlags({ to, format, define, libvirt }: RestoreFlags)
     '--define': define,
     '--libvirt': libvirt,
   })) {
-    if (value !== undefined) throw new HoldfastError('InvalidRequest', `${flag} goes with --from`);
+    if (value !== undefined) throw new WrongUsage(`${flag} goes with --from`);
   }
 }
 
@@ -155,7 +155,7 @@ async function restoreWhole(
     ['--as-target', flags.asTarget],
     ['--path', flags.path],
   ] as const) {
-    if (value !== undefined) throw new HoldfastError('InvalidRequest', `${flag} goes with --disk and --to-vm`);
+    if (value !== undefined) throw new WrongUsage(`${flag} goes with --disk and --to-vm`);
   }
   const request = restoreVmRequest.parse({
     backupId: backup.id,
@@ -207,7 +207,7 @@ async function restoreToVm(
 ): Promise<void> {
   const [disk, ...others] = flags.disk ?? [];
   if (disk === undefined || others.length > 0) {
-    throw new HoldfastError('InvalidRequest', '--to-vm: name the one disk of the backup with --disk');
+    throw new WrongUsage('--to-vm: name the one disk of the backup with --disk');
   }
   const request = restoreDiskRequest.parse({
     backupId,

@@ -161,8 +161,13 @@ describe('commands with --from', () => {
 
   it('refuses what needs an installation with --from, and what needs --from without', async () => {
     expect(await failure('restore', '2b22', '--quick', ...from())).toMatchObject({ type: 'UsageError', exitCode: 2 });
+    expect(await failure('restore', '2b22', '--start', ...from())).toMatchObject({
+      type: 'InvalidRequest',
+      exitCode: 2,
+      message: 'with --from, --libvirt and --start go with --define',
+    });
     expect(await failure('restore', '2b22', '--to', 'x')).toMatchObject({ message: '--to goes with --from' });
-    expect(await failure('backup', 'show', 'latest')).toMatchObject({ type: 'InvalidRequest' });
+    expect(await failure('backup', 'mount', 'latest')).toMatchObject({ type: 'InvalidRequest', exitCode: 2 });
   });
 
   it('removes what it wrote when it is interrupted', async () => {
