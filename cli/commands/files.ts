@@ -3,17 +3,19 @@ import { fileText } from './files-text.ts';
 import { getFiles, placeFor, streamFiles, type GotFiles } from '../../files/get-files.ts';
 import { listFileSystems, mountFileSystems } from '../../files/file-systems.ts';
 import { listFiles } from '../../files/list-files.ts';
+import type { OpenFiles } from '../../files/open-files.ts';
 import { isText } from '../../files/shown-name.ts';
-import { findBackup } from '../../operations/find-backup.ts';
-import { HoldfastError } from '../../schemas/failures.ts';
-import { action, type CommandContext } from '../context.ts';
-import { sizeText, table } from '../output.ts';
+import { parseStoredId, parseTarget } from '../backup-id.ts';
+import { actionOrFrom, latestOfOption, withFromOptions, type FromFlags } from '../from-repository.ts';
+import { sizeText, table, type Output } from '../output.ts';
+import { readableOfCatalog, readableOfPlace, type ReadableBackup } from '../readable-backup.ts';
 import { stopSignal } from '../stop-signal.ts';
-import { parseIdPrefix, parseTarget } from '../backup-id.ts';
+import { WrongUsage } from '../wrong-usage.ts';
 
 type What = 'ls' | 'get' | 'filesystems';
 
-interface FilesFlags {
+interface FilesFlags extends FromFlags {
+  vm?: string;
   disk?: string;
   filesystem?: string;
   long?: boolean;
@@ -23,10 +25,10 @@ interface FilesFlags {
 }
 
 export function addFilesCommand(backup: Command): void {
-  backup
+  const files = backup
     .command('files')
     .description('list files in a backup, or bring some back, without restoring it')
-    .argument('<id>', 'id of the backup, or a beginning of it that is unique', parseIdPrefix)
+    .argument('<id>', 'id of the backup, or a beginning of it that is unique; with --from also `latest`', parseStoredId)
     .addArgument(
       new Argument('<what>', 'list files, get one, or list the file systems').choices(['ls', 'get', 'filesystems']),
     )
@@ -36,7 +38,9 @@ export function addFilesCommand(backup: Command): void {
     .option('-l, --long', 'ls: with type, permissions, owner, size and time')
     .option('-r, --recursive', 'ls: also what lies in its directories')
     .option('--to <place>', 'get: a folder, a new name, or - for standard output (a directory as a tar archive)')
-    .option('--force', 'get: write over a file that is there')
+    .option('--force', 'get: write over a file that is there');
+  withFromOptions(files)
+    .addOption(latestOfOption())
     .addHelpText(
       'after',
       `
@@ -46,21 +50,33 @@ Examples:
   $ holdfast backup files 3f2c9a41 filesystems
   $ holdfast backup files 3f2c9a41 ls /etc -l
   $ holdfast backup files 3f2c9a41 get /etc/fstab --to /tmp
-  $ holdfast backup files 3f2c9a41 get /srv/www --filesystem vg0/data --to - | tar -t`,
+  $ holdfast backup files 3f2c9a41 get /srv/www --filesystem vg0/data --to - | tar -t
+  $ holdfast backup files latest get /etc/fstab --vm web-1 --from /mnt/backups     # without an installation`,
     )
     .action(
-      action(async (context, id: string, what: What, path: string | undefined, flags: FilesFlags) => {
-        if (what === 'get') await get(context, id, path, flags);
-        else if (what === 'ls') await list(context, id, path, flags);
-        else await listSystems(context, id);
-      }),
+      actionOrFrom(
+        async (context, id: string, what: What, path: string | undefined, flags: FilesFlags) =>
+          read(() => readableOfCatalog(context, id), what, path, flags),
+        async (from, id, what, path, flags) => read(() => readableOfPlace(from, id, flags), what, path, flags),
+      ),
     );
 }
 
-async function listSystems(context: CommandContext, id: string): Promise<void> {
-  await using opened = await open(context, id);
-  const found = await listFileSystems(opened.fish, opened.targets);
-  context.output.result(found, () =>
+/** @param find the backup, after what can be refused without it */
+async function read(
+  find: () => Promise<ReadableBackup>,
+  what: What,
+  path: string | undefined,
+  flags: FilesFlags,
+): Promise<void> {
+  if (what === 'get') await get(find, path, flags);
+  else if (what === 'ls') await withFiles(await find(), (opened, output) => list(opened, output, path, flags));
+  else await withFiles(await find(), listSystems);
+}
+
+async function listSystems({ fish, targets }: OpenFiles, output: Output): Promise<void> {
+  const found = await listFileSystems(fish, targets);
+  output.result(found, () =>
     table(
       ['FILE SYSTEM', 'TYPE', 'LABEL', 'SIZE'],
       found.map(({ name, type, label, sizeBytes }) => [name, type, label, sizeText(sizeBytes)]),
@@ -69,12 +85,16 @@ async function listSystems(context: CommandContext, id: string): Promise<void> {
   );
 }
 
-async function list(context: CommandContext, id: string, path: string | undefined, flags: FilesFlags): Promise<void> {
-  await using opened = await open(context, id);
-  await mountFileSystems(opened.fish, opened.targets, wantedOf(flags));
+async function list(
+  { fish, targets }: OpenFiles,
+  output: Output,
+  path: string | undefined,
+  flags: FilesFlags,
+): Promise<void> {
+  await mountFileSystems(fish, targets, wantedOf(flags));
   const from = fromRoot(path ?? '/');
-  const files = await listFiles(opened.fish, from, { isRecursive: flags.recursive ?? false });
-  context.output.result(
+  const files = await listFiles(fish, from, { isRecursive: flags.recursive ?? false });
+  output.result(
     files.map(({ path: bytes, link, mode, ...facts }) => ({
       ...nameOf('path', bytes),
       ...facts,
@@ -85,43 +105,43 @@ async function list(context: CommandContext, id: string, path: string | undefine
   );
 }
 
-async function get(context: CommandContext, id: string, path: string | undefined, flags: FilesFlags): Promise<void> {
-  if (path === undefined) throw new HoldfastError('InvalidRequest', 'say which path to get');
+async function get(find: () => Promise<ReadableBackup>, path: string | undefined, flags: FilesFlags): Promise<void> {
+  if (path === undefined) throw new WrongUsage('say which path to get');
   const from = fromRoot(path);
   const toStream = flags.to === '-';
   // Refused before a VM is started for it.
   const place = toStream ? '' : await placeFor(from, flags.to, { force: flags.force ?? false });
-  await using opened = await open(context, id);
-  await mountFileSystems(opened.fish, opened.targets, wantedOf(flags));
-  if (toStream) {
-    await streamFiles(opened.fish, from, process.stdout);
-    return;
-  }
-  const got = await getFiles(opened.fish, from, place, { force: flags.force ?? false });
-  context.output.result(got, () => gotText(got));
+  await withFiles(await find(), async ({ fish, targets }, output) => {
+    await mountFileSystems(fish, targets, wantedOf(flags));
+    if (toStream) {
+      await streamFiles(fish, from, process.stdout);
+      return;
+    }
+    const got = await getFiles(fish, from, place, { force: flags.force ?? false });
+    output.result(got, () => gotText(got));
+  });
 }
 
-async function open(context: CommandContext, id: string) {
-  const catalog = await context.catalog();
-  const { backup } = await findBackup(catalog, id);
-  const repository = await catalog.repositories.find(backup.repository);
-  if (repository === undefined)
-    throw new HoldfastError('RepositoryNotFound', `repository ${backup.repository} is not known`);
+/** What the small VM was refused is told: as the reason where the work fails, else as notes. */
+async function withFiles(
+  { output, store, keys, id, vm }: ReadableBackup,
+  work: (opened: OpenFiles, output: Output) => Promise<void>,
+): Promise<void> {
   const { openFiles } = await import('../../files/open-files.ts');
-  const { openBlobStore } = await import('../../repository/open-repository.ts');
-  const { openRepository } = await import('../../repository/identity.ts');
-  const { keysFor } = await import('../../repository/repository-keys.ts');
-  const store = openBlobStore(repository.location);
-  await openRepository(store, repository);
-  return await openFiles(
-    store,
-    { vmUuid: backup.vm.uuid, backupId: backup.id },
-    {
-      keys: await keysFor(store, repository),
-      onProblem: ({ message }) => context.output.note(message),
-      signal: stopSignal(),
-    },
-  );
+  const { refusedBecause } = await import('../../files/refused-because.ts');
+  const refused = new Map<string, Error>();
+  const onProblem = (problem: Error): void => void refused.set(problem.message, problem);
+  try {
+    await using opened = await openFiles(
+      store,
+      { vmUuid: vm.uuid, backupId: id },
+      { keys, onProblem, signal: stopSignal() },
+    );
+    await work(opened, output);
+  } catch (error) {
+    throw refusedBecause(error, [...refused.values()]);
+  }
+  for (const message of refused.keys()) output.note(message);
 }
 
 const wantedOf = ({ disk, filesystem }: FilesFlags) => ({ disk, fileSystem: filesystem });
