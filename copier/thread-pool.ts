@@ -21,6 +21,8 @@ export interface RunOptions {
   isRemote?: boolean;
   /** Answers `ThreadContext.ask`; what it throws rejects the question. */
   onAsk?: (question: unknown) => unknown;
+  /** Memory of the task that goes over to the thread, instead of being copied there: the caller has it no more. */
+  moved?: readonly ArrayBuffer[];
   /** Tasks with the same word run in the same thread, until `release` is called with a beginning of the word. */
   together?: string;
 }
@@ -162,7 +164,7 @@ export class ThreadPool implements AsyncDisposable {
       }
       this.#waiting.splice(next, 1);
       try {
-        send(thread, { type: 'run', id: run.id, task: run.task });
+        send(thread, { type: 'run', id: run.id, task: run.task }, run.options.moved);
       } catch (error) {
         run.outcome.reject(error); // a task that cannot be cloned
         continue;
@@ -265,6 +267,6 @@ async function answer(thread: Thread, run: Run | undefined, askId: number, quest
   }
 }
 
-function send(thread: Thread, message: ToThread): void {
-  thread.worker.postMessage(message);
+function send(thread: Thread, message: ToThread, moved: readonly ArrayBuffer[] = []): void {
+  thread.worker.postMessage(message, moved);
 }

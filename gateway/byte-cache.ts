@@ -7,6 +7,8 @@ export class ByteCache {
   /** Newest last. */
   readonly #kept = new Map<string, Uint8Array>();
   readonly #making = new Map<string, Promise<Uint8Array>>();
+  /** How many of what is kept lie in a memory: all of it stays as long as one of them does. */
+  readonly #memories = new Map<ArrayBufferLike, number>();
   #keptBytes = 0;
 
   constructor(maxBytes: number) {
@@ -38,11 +40,23 @@ export class ByteCache {
 
   #keep(key: string, bytes: Uint8Array): void {
     this.#kept.set(key, bytes);
-    this.#keptBytes += bytes.length;
-    for (const [oldest, { length }] of this.#kept) {
+    const sharers = this.#memories.get(bytes.buffer) ?? 0;
+    this.#memories.set(bytes.buffer, sharers + 1);
+    if (sharers === 0) this.#keptBytes += bytes.buffer.byteLength;
+    for (const [oldest, { buffer }] of this.#kept) {
       if (this.#keptBytes <= this.#maxBytes) break;
       this.#kept.delete(oldest);
-      this.#keptBytes -= length;
+      this.#release(buffer);
+    }
+  }
+
+  #release(memory: ArrayBufferLike): void {
+    const sharers = (this.#memories.get(memory) ?? 0) - 1;
+    if (sharers > 0) {
+      this.#memories.set(memory, sharers);
+    } else {
+      this.#memories.delete(memory);
+      this.#keptBytes -= memory.byteLength;
     }
   }
 }

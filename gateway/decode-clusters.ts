@@ -3,20 +3,28 @@ import { decompressCluster } from '../qcow2/decompress.ts';
 
 export interface DecodeClustersTask extends ThreadTask {
   kind: 'decode-clusters';
-  /** Each: compressed data of one cluster, and what follows it in its last sector. */
-  stored: Uint8Array[];
+  /** Compressed data of all clusters. One memory: each that goes to another thread costs, more than its bytes do. */
+  stored: Uint8Array<ArrayBuffer>;
+  /** Where each cluster lies in `stored`, with what follows it in its last sector. */
+  places: { at: number; storedBytes: number }[];
   compression: 'deflate' | 'zstd';
   clusterBytes: number;
 }
 
-/** Decompresses clusters, each into memory of its own. @throws Qcow2Error */
-export const handle: TaskHandler<DecodeClustersTask, Moved<Uint8Array[]>> = async (task) => {
-  const clusters = task.stored.map((stored) => {
-    const bytes = Buffer.from(stored.buffer as ArrayBuffer, stored.byteOffset, stored.length);
-    return new Uint8Array(decompressCluster(bytes, task.compression, task.clusterBytes));
-  });
-  return new Moved(
-    clusters,
-    clusters.map(({ buffer }) => buffer),
-  );
+/** Decompresses clusters, one behind the other into one memory. @throws Qcow2Error */
+export const handle: TaskHandler<DecodeClustersTask, Moved<Uint8Array>> = (task) => {
+  const { places, compression, clusterBytes } = task;
+  const stored = Buffer.from(task.stored.buffer, task.stored.byteOffset, task.stored.length);
+  const decoded = new Uint8Array(places.length * clusterBytes);
+  for (const [index, { at, storedBytes }] of places.entries()) {
+    const cluster = decompressCluster(stored.subarray(at, at + storedBytes), compression, clusterBytes);
+    decoded.set(cluster, index * clusterBytes);
+    freeMemory(cluster);
+  }
+  return Promise.resolve(new Moved(decoded, [decoded.buffer]));
 };
+
+/** Gives the memory back at once. Left to the collector, 64 KiB for each cluster made it go through the heap all the time. */
+function freeMemory({ buffer, length }: Buffer): void {
+  if (length >= Buffer.poolSize) (buffer as ArrayBuffer).transfer(0); // a smaller one may share its memory with others
+}

@@ -34,6 +34,9 @@ const TASKS_PER_THREAD = 8;
 const HOLD_MS = 15_000;
 const AGAIN_AFTER_MS = 500;
 
+/** Decompressed in one memory, which stays as long as one of them is kept: 1 MiB with clusters of 64 KiB. */
+const CLUSTERS_PER_TASK = 16;
+
 /** Threads that read, compare, decrypt and decompress for all disks of a gateway. */
 export const createGatewayThreads = (): ThreadPool =>
   new ThreadPool({ threads: THREADS, tasksPerThread: TASKS_PER_THREAD, handlers: HANDLERS });
@@ -106,14 +109,28 @@ export class StoredBytesReader {
     } finally {
       close(); // from here on nobody joins
     }
-    const stored: Uint8Array[] = [];
-    for (const { hostOffset, storedBytes } of clusters) {
-      const pieces = await this.plain(served, hostOffset, storedBytes);
-      stored.push(pieces.length === 1 && pieces[0] !== undefined ? Uint8Array.from(pieces[0]) : Buffer.concat(pieces));
+    const tasks: Promise<Uint8Array[]>[] = [];
+    for (let from = 0; from < clusters.length; from += CLUSTERS_PER_TASK) {
+      tasks.push(this.#decompress(served, clusters.slice(from, from + CLUSTERS_PER_TASK)));
     }
+    return (await Promise.all(tasks)).flat();
+  }
+
+  /** Their segment has been read; the next one is, where the last of them reaches into it. */
+  async #decompress(served: ServedFile, clusters: readonly CompressedStretch[]): Promise<Uint8Array[]> {
     const { clusterBytes, compression } = served;
-    const task: DecodeClustersTask = { kind: 'decode-clusters', stored, clusterBytes, compression };
-    return await this.#threads.run<Uint8Array[]>(task, { signal: this.#signal });
+    const pieces: Uint8Array[] = [];
+    const places: DecodeClustersTask['places'] = [];
+    let at = 0;
+    for (const { hostOffset, storedBytes } of clusters) {
+      pieces.push(...(await this.plain(served, hostOffset, storedBytes)));
+      places.push({ at, storedBytes });
+      at += storedBytes;
+    }
+    const stored = joined(pieces, at);
+    const task: DecodeClustersTask = { kind: 'decode-clusters', stored, places, clusterBytes, compression };
+    const decoded = await this.#threads.run<Uint8Array>(task, { signal: this.#signal, moved: [stored.buffer] });
+    return clusters.map((_, index) => decoded.subarray(index * clusterBytes, (index + 1) * clusterBytes));
   }
 
   #segment({ file }: ServedFile, index: number): Promise<Uint8Array> {
@@ -138,3 +155,13 @@ export class StoredBytesReader {
 /** Index of the segment that holds the byte at that offset of the qcow2 file. */
 const segmentOf = ({ file: { segments, encryption } }: ServedFile, offset: number): number =>
   segmentAt(segments, storedPlace(offset, encryption));
+
+function joined(pieces: readonly Uint8Array[], lengthBytes: number): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(lengthBytes);
+  let at = 0;
+  for (const piece of pieces) {
+    all.set(piece, at);
+    at += piece.length;
+  }
+  return all;
+}

@@ -44,23 +44,37 @@ export function optionReply(option: number, type: number, data: Uint8Array = new
 export function structuredRead(cookie: Cookie, offset: number, parts: readonly ReadPart[]): Uint8Array[] {
   if (parts.length === 0) return [chunk(cookie, CHUNK_NONE, 0, true)];
   const pieces: Uint8Array[] = [];
+  const runs = runsOf(parts);
   let at = offset;
-  for (const [index, part] of parts.entries()) {
-    const isLast = index === parts.length - 1;
-    if (typeof part === 'number') {
+  for (const [index, run] of runs.entries()) {
+    const isLast = index === runs.length - 1;
+    if (typeof run === 'number') {
       const hole = Buffer.allocUnsafe(12);
       writeOffset(hole, at);
-      hole.writeUInt32BE(part, 8);
+      hole.writeUInt32BE(run, 8);
       pieces.push(chunk(cookie, CHUNK_OFFSET_HOLE, 12, isLast), hole);
-      at += part;
+      at += run;
     } else {
+      const lengthBytes = run.reduce((sum, { length }) => sum + length, 0);
       const place = Buffer.allocUnsafe(8);
       writeOffset(place, at);
-      pieces.push(chunk(cookie, CHUNK_OFFSET_DATA, 8 + part.length, isLast), place, part);
-      at += part.length;
+      pieces.push(chunk(cookie, CHUNK_OFFSET_DATA, 8 + lengthBytes, isLast), place, ...run);
+      at += lengthBytes;
     }
   }
   return pieces;
+}
+
+/** Bytes that follow each other go in one chunk: a client takes each with a few system calls of its own. */
+function runsOf(parts: readonly ReadPart[]): (Uint8Array[] | number)[] {
+  const runs: (Uint8Array[] | number)[] = [];
+  for (const part of parts) {
+    const last = runs.at(-1);
+    if (typeof part === 'number') runs.push(part);
+    else if (typeof last === 'object') last.push(part);
+    else runs.push([part]);
+  }
+  return runs;
 }
 
 /** A read for a client that takes no chunks: all its bytes, zeroes too. */

@@ -5,16 +5,16 @@ import { BlobStoreError, type BlobSource, type BlobSourceDescriptor } from './bl
 import { placeText } from '../schemas/repository.ts';
 import { assertRoot } from './directory-files.ts';
 import { errnoOf, storeErrorOf } from './file-errors.ts';
-import { openS3Source } from './s3-source.ts';
 
 const { O_DIRECT, O_NOFOLLOW, O_RDONLY } = constants;
 /** O_DIRECT wants offset, length and memory at multiples of the logical block size; 4096 satisfies every disk. */
 const ALIGNMENT = 4096;
 
 /** Opens a stored blob for reading at any offset, in the thread that calls. @throws BlobStoreError */
-export function openSource(descriptor: BlobSourceDescriptor): Promise<BlobSource> {
-  if (descriptor.kind === 'file') return openFileSource(descriptor);
-  return openS3Source(descriptor);
+export async function openSource(descriptor: BlobSourceDescriptor): Promise<BlobSource> {
+  if (descriptor.kind === 'file') return await openFileSource(descriptor);
+  const { openS3Source } = await import('./s3-source.ts'); // large: threads that read files do without it
+  return await openS3Source(descriptor);
 }
 
 /**
