@@ -8,6 +8,21 @@ const handlers = { odd: new URL('./fixtures/odd-tasks.ts', import.meta.url).href
 const odd = (what: OddTask['what'], value?: unknown): OddTask => ({ kind: 'odd', what, value });
 const never = { signal: new AbortController().signal };
 
+function allAtWork(count: number) {
+  const all = Promise.withResolvers<undefined>();
+  let now = 0;
+  let most = 0;
+  return {
+    arrive: async () => {
+      most = Math.max(most, ++now);
+      if (now === count) all.resolve(undefined);
+      await all.promise;
+    },
+    leave: () => now--,
+    most: () => most,
+  };
+}
+
 describe('ThreadPool', () => {
   it('runs a task in a thread and returns its result', async () => {
     await using pool = new ThreadPool({ threads: 1, handlers });
@@ -37,18 +52,14 @@ describe('ThreadPool', () => {
 
   it('takes more tasks that read from another machine, beside the others', async () => {
     await using pool = new ThreadPool({ threads: 1, tasksPerThread: 2, remoteTasksPerThread: 5, handlers });
-    const most = { near: 0, far: 0 };
-    const now = { near: 0, far: 0 };
+    // Each task stays until so many of its kind are at work at once; then all may end.
+    const kinds = { near: allAtWork(2), far: allAtWork(5) };
     const one = async (kind: 'near' | 'far') => {
-      const onAsk = () => (most[kind] = Math.max(most[kind], ++now[kind]));
-      await pool.run(odd('sleep'), { ...never, isRemote: kind === 'far', onAsk });
-      now[kind]--;
+      await pool.run(odd('sleep'), { ...never, isRemote: kind === 'far', onAsk: kinds[kind].arrive });
+      kinds[kind].leave();
     };
-    const kinds = (['far', 'far', 'near'] as const).flatMap((kind) => Array<'near' | 'far'>(5).fill(kind));
-    await Promise.all(kinds.map(one));
-    expect(most.near).toBe(2);
-    expect(most.far).toBeGreaterThan(2); // all five only if none ended before the last began
-    expect(most.far).toBeLessThanOrEqual(5);
+    await Promise.all((['far', 'far', 'near'] as const).flatMap((kind) => Array.from({ length: 5 }, () => one(kind))));
+    expect([kinds.near.most(), kinds.far.most()]).toEqual([2, 5]);
     expect([pool.capacity(), pool.capacity({ isRemote: true })]).toEqual([2, 5]);
   });
 
