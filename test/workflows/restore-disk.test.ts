@@ -9,7 +9,10 @@ describe('restoreDisk', () => {
 
   it('writes, then attaches, and gives the VM free before it tidies up', async () => {
     const { activities, calls } = recorded(restoreDiskSteps());
-    await expect(suite.run('restoreDisk', RESTORE_DISK_REQUEST, activities)).resolves.toEqual(restoredDisk);
+    await expect(suite.run('restoreDisk', RESTORE_DISK_REQUEST, activities)).resolves.toEqual({
+      ...restoredDisk,
+      repository: 'main',
+    });
     expect(calls).toEqual([
       ...FIND,
       'requestAdmission',
