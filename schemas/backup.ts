@@ -46,7 +46,7 @@ export type Backup = z.infer<typeof backup>;
 export const restoredVm = z.object({
   vm: z.object({ uuid: z.string(), name: z.string() }),
   disks: z.array(z.object({ target: z.string(), path: z.string(), verified: z.boolean() })),
-  /** Where the backup was read from: its own repository, or that of a copy. */
+  /** Where the backup was read from, when that was a copy and not the backup in its own repository. */
   repository: z.string().optional(),
   /** What a person should know before the VM runs. */
   warnings: z.array(z.string()).optional(),

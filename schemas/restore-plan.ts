@@ -25,6 +25,8 @@ export const restorePlan = z.object({
   repository: repositoryRecord,
   /** Where else the backup lies: taken when it cannot be read from `repository`. */
   others: z.array(repositoryRecord).optional(),
+  /** Name of the backup's own repository. */
+  home: z.string().optional(),
   timeLimitSeconds: z.int().positive(),
   start: z.boolean(),
   /** The VM boots on the backup, and its disks are pulled out of it afterwards; null rate = as fast as it goes. */
@@ -113,6 +115,8 @@ export const diskRestorePlan = z.object({
   repository: repositoryRecord,
   /** Where else the backup lies: taken when it cannot be read from `repository`. */
   others: z.array(repositoryRecord).optional(),
+  /** Name of the backup's own repository. */
+  home: z.string().optional(),
   timeLimitSeconds: z.int().positive(),
 });
 export type DiskRestorePlan = z.infer<typeof diskRestorePlan>;

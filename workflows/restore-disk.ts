@@ -5,6 +5,7 @@ import type { DiskRestorePlan, PreparedDisk } from '../schemas/restore-plan.ts';
 import { controlActivities, hostActivities, hostTransfers, hostUndo } from './activity-proxies.ts';
 import { admitted } from './admitted.ts';
 import { Compensations } from './compensations.ts';
+import { copyRead } from './copy-read.ts';
 import { causeOf, failureTypeOf } from './failure-cause.ts';
 import { fromHealthySource } from './healthy-source.ts';
 import { locateVm } from './locate-vm.ts';
@@ -80,6 +81,6 @@ async function writeAndAttach(
       view.note(`the disk is attached, but not all is tidied up: ${causeOf(error)}`);
     });
     view.ended('done', `disk ${prepared.target} of VM ${plan.toVm.name} is restored`);
-    return { ...restored, repository: plan.repository.name };
+    return { ...restored, ...copyRead(plan) };
   });
 }

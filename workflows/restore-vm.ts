@@ -9,6 +9,7 @@ import { controlActivities, hostActivities, hostTransfers, hostUndo } from './ac
 import { admitted } from './admitted.ts';
 import { allOrStop } from './all-or-stop.ts';
 import { Compensations } from './compensations.ts';
+import { copyRead } from './copy-read.ts';
 import { causeOf, failureTypeOf } from './failure-cause.ts';
 import { fromHealthySource } from './healthy-source.ts';
 import { locateVm } from './locate-vm.ts';
@@ -137,6 +138,6 @@ async function restoreDisks(
       view.note(`the VM is restored, but not all is tidied up: ${causeOf(error)}`);
     });
     view.ended('done', `VM ${restored.vm.name} is restored from ${plan.repository.name}`);
-    return { ...restored, repository: plan.repository.name };
+    return { ...restored, ...copyRead(plan) };
   });
 }

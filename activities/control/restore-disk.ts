@@ -37,6 +37,7 @@ export const createDiskRestore = ({ catalog, heartbeatSeconds }: ControlDependen
         isOtherHost: toVm.host !== backup.host || repository.name !== backup.repository,
         repository,
         ...(others.length === 0 ? {} : { others }),
+        home: backup.repository,
         timeLimitSeconds: asked.timeLimitSeconds ?? RESTORE_TIME_LIMIT_SECONDS,
       },
       admission: restoreAdmission(restoreId, 'restoreDisk', run, {

@@ -68,6 +68,7 @@ export const createRestore = ({ catalog, heartbeatSeconds }: ControlDependencies
           lostHost: asked.formerHostLost === true ? ((await catalog.vms.find(backup.vm.uuid))?.host ?? null) : null,
           repository,
           ...(others.length === 0 ? {} : { others }),
+          home: backup.repository,
           timeLimitSeconds: asked.timeLimitSeconds ?? RESTORE_TIME_LIMIT_SECONDS,
           start: asked.start ?? false,
           ...(asked.quick === true ? { quick: quickWishes(asked) } : {}),

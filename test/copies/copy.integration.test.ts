@@ -132,7 +132,7 @@ describe('copies in a second repository', () => {
 
     it('restores from the original while it is whole, and from the copy when that is asked for', async () => {
       const { sha256 } = taken[2]!;
-      expect(await restored('from-main')).toEqual({ repository: 'main', sha256 });
+      expect(await restored('from-main')).toEqual({ repository: undefined, sha256 });
       expect(await restored('from-copy', '--repo', 'off-site')).toEqual({ repository: 'off-site', sha256 });
     });
 

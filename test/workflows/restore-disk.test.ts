@@ -9,10 +9,7 @@ describe('restoreDisk', () => {
 
   it('writes, then attaches, and gives the VM free before it tidies up', async () => {
     const { activities, calls } = recorded(restoreDiskSteps());
-    await expect(suite.run('restoreDisk', RESTORE_DISK_REQUEST, activities)).resolves.toEqual({
-      ...restoredDisk,
-      repository: 'main',
-    });
+    await expect(suite.run('restoreDisk', RESTORE_DISK_REQUEST, activities)).resolves.toEqual(restoredDisk);
     expect(calls).toEqual([
       ...FIND,
       'requestAdmission',
