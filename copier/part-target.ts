@@ -251,7 +251,7 @@ export class PartTarget implements CopyTarget {
       this.#signal.throwIfAborted();
       return act();
     });
-    this.#turn = result.catch(() => undefined); // who asked is told
+    this.#turn = Promise.allSettled([result]); // who asked is told of its failure
     return result;
   }
 

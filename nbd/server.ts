@@ -182,5 +182,7 @@ async function send(socket: Socket, pieces: readonly Uint8Array[], signal: Abort
   for (const piece of pieces) socket.write(piece);
   process.nextTick(() => socket.uncork());
   if (!socket.writableNeedDrain) return;
-  await once(socket, 'drain', { signal }).catch(() => undefined); // the client has gone: nobody waits for the answer
+  await once(socket, 'drain', { signal }).catch((error: unknown) => {
+    if (!signal.aborted && !socket.destroyed) throw error; // else the client has gone: nobody waits for the answer
+  });
 }

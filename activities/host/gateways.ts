@@ -9,7 +9,7 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import { uuid } from '../../schemas/names.ts';
 import { identityOf } from '../process-identity.ts';
 import type { HostState } from './host-state.ts';
-import { listIds, readJson, writeJson } from './json-notes.ts';
+import { isNotFound, listIds, readJson, writeJson } from './json-notes.ts';
 
 /** Opening all chains of a backup takes reads from a repository that may be far away. */
 const READY_WITHIN_MS = 60_000;
@@ -128,13 +128,16 @@ export class Gateways {
   }
 
   async #lastWords(id: string): Promise<string> {
-    const log = await readFile(join(this.#folder(id), LOG_FILE), 'utf8').catch(() => '');
+    const log = await readFile(join(this.#folder(id), LOG_FILE), 'utf8').catch((error: unknown) => {
+      if (isNotFound(error)) return ''; // it ended before it said anything
+      throw error;
+    });
     return log.slice(-LOG_TAIL_BYTES).trim().split('\n').at(-1) ?? 'it did not start';
   }
 
   async #alone(id: string, work: () => Promise<void>): Promise<void> {
     const before = this.#busy.get(id) ?? Promise.resolve();
-    const mine = before.catch(() => undefined).then(work);
+    const mine = Promise.allSettled([before]).then(work); // who began the former one is told of its failure
     this.#busy.set(id, mine);
     try {
       await mine;

@@ -94,14 +94,14 @@ async function copy({
     signal,
     earlier: journal,
   });
-  const todo = [
+  const unstored = [
     ...settled.map((segment) => ({ index: segment.index, earlier: segment })),
     ...Array.from({ length: segments }, (_, index) => ({ index, earlier: undefined })).filter(
       ({ index }) => !stored.has(index) && settled.every((segment) => segment.index !== index),
     ),
   ].values();
   async function lane(number: number): Promise<void> {
-    for (const { index, earlier } of todo) {
+    for (const { index, earlier } of unstored) {
       const sizes = sizesOf(index);
       if (sizes.every((size) => size === 0)) {
         const none = { index, offset: 0, lengthBytes: 0, sha256: Buffer.alloc(32), readBytes: 1, sizes };

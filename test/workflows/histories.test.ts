@@ -145,7 +145,7 @@ describe.runIf(wanted !== undefined)('recording', () => {
     const [workflow = ''] = name.split('-');
     await by.run(workflow, request, activities, async (handle) => {
       await during(handle, calls);
-      await handle.result().catch(() => undefined);
+      await Promise.allSettled([handle.result()]);
       const history = historyToJSON(await handle.fetchHistory());
       await writeFile(join(FOLDER, `${name}.json`), `${withoutMachine(history)}\n`);
     });
