@@ -125,11 +125,12 @@ export class Guestfish implements AsyncDisposable {
     const pipe = join(this.#folder, `pipe-${this.#pipes++}`);
     await promisify(execFile)('mkfifo', ['-m', '600', pipe]);
     const content = createReadStream(pipe, { highWaterMark: 256 * 1024 }); // opens when the writer does
+    const opened = new Promise<void>((resolve) => content.once('open', () => resolve()).once('close', resolve));
     const asked = this.ask(command, ...words, pipe);
     const failed = asked.then(
       () => undefined,
       async (error: unknown) => {
-        await releaseReader(pipe);
+        if (!content.destroyed) await releaseReader(pipe, opened);
         return error;
       },
     );
@@ -173,13 +174,10 @@ export function quoted(word: Word): string {
   return `${text}"`;
 }
 
-/** A writer that comes and goes lets a reader go that waits for one. Without a reader there is nobody to be let go. */
-async function releaseReader(pipe: string): Promise<void> {
-  try {
-    await (await open(pipe, constants.O_WRONLY | constants.O_NONBLOCK)).close();
-  } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'ENXIO')) throw error;
-  }
+/** A writer that stays until the reader has come lets go a reader that waits for one. Opened both ways, it waits for nobody itself. */
+async function releaseReader(pipe: string, opened: Promise<void>): Promise<void> {
+  await using _writer = await open(pipe, constants.O_RDWR | constants.O_NONBLOCK);
+  await opened;
 }
 
 /** guestfish's own complaints, without the advice for its developers that follows them. They may quote names of the guest. */

@@ -72,6 +72,7 @@ export async function listenNbd({ socketPath, exports, owner, onProblem }: Liste
   await rm(beside, { force: true });
   server.listen(beside);
   await once(server, 'listening');
+  server.on('error', onProblem); // a connection that could not be taken, for want of a file number; the others go on
   await chmod(beside, 0o600);
   if (owner !== undefined && process.getuid?.() === 0) await chown(beside, owner.uid, owner.gid);
   await rename(beside, socketPath);
