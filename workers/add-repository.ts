@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { Catalog } from '../catalog/contract.ts';
+import type { BlobStore } from '../repository/blob-store.ts';
 import { requireAccess } from '../repository/check-access.ts';
 import { giveRepositoryTo, initRepository, openRepository, ownedBy } from '../repository/identity.ts';
-import { REPOSITORY_FILE } from '../repository/layout.ts';
+import { KEY_FILE, REPOSITORY_FILE } from '../repository/layout.ts';
 import { createBlobStore } from '../repository/open-repository.ts';
 import { newRepositoryKeys, writeRepositoryKeys } from '../repository/repository-keys.ts';
 import { RepositoryError } from '../repository/repository-error.ts';
@@ -84,16 +85,32 @@ export async function addRepository(
   const promised = repositorySettings.parse({ ...known?.settings, ...settings, encryption, owner: installation });
   const id = known?.id ?? present?.id ?? randomUUID();
   if (location.kind === 's3') await requireAccess(store); // a folder tells by the file that is written next
+  if (present?.encryption !== undefined) await requireKeys(store, placeText(location));
   if (present !== undefined && present.owner?.installation !== installation) {
     const asItIs = { ...promised, owner: present.owner?.installation ?? null };
     await openRepository(store, { id, settings: asItIs }); // refused before anything is changed
     await giveRepositoryTo(store, present, owner);
   }
   await initRepository(store, { id, owner, ...(encryption === null ? {} : { encryption }) });
+  // After repository.json, which only one of two can write: the keys of the other would be lost.
   if (fresh !== undefined) await writeRepositoryKeys(store, fresh.keys);
   if (known !== undefined) {
     await catalog.repositories.changeSettings(name, promised);
     return { ...known, settings: promised };
   }
   return await catalog.repositories.add({ name, id, location, slots, settings: promised });
+}
+
+/**
+ * What makes an encrypted repository may have been cut off before it stored the keys: then nobody could open what is written there.
+ * @throws RepositoryError `key-missing`
+ */
+async function requireKeys(store: BlobStore, place: string): Promise<void> {
+  if ((await store.statBlob(KEY_FILE)) !== undefined) return;
+  throw new RepositoryError(
+    'key-missing',
+    KEY_FILE,
+    `is not in ${place}, which is encrypted: nobody could open what is written there. If it holds no backups, remove ` +
+      `${REPOSITORY_FILE} there and add it again with --encrypt`,
+  );
 }

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openCatalog } from '../../catalog/open-catalog.ts';
 import { initRepository, openRepository } from '../../repository/identity.ts';
 import { createBlobStore, openBlobStore } from '../../repository/open-repository.ts';
+import { newRepositoryKeys } from '../../repository/repository-keys.ts';
 import { addRepository } from '../../workers/add-repository.ts';
 import { REPOSITORY_ID } from '../support/blob-store-suite.ts';
 import { tempDir, type TempDir } from '../support/temp.ts';
@@ -53,6 +54,16 @@ describe('addRepository', () => {
     await initRepository(await createBlobStore(location), { id: REPOSITORY_ID });
     expect(await addRepository(catalog, { name: 'main', location })).toMatchObject({ id: REPOSITORY_ID });
     expect(await stored()).toMatchObject({ owner: { installation: await catalog.installation() } });
+  });
+
+  it('takes no encrypted repository whose keys were never stored: nobody could open what is written there', async () => {
+    await using catalog = await openCatalog('sqlite::memory:');
+    const { recipient } = await newRepositoryKeys([]);
+    const encryption = { format: 'age', recipient, hideNames: false } as const;
+    await initRepository(await createBlobStore(location), { id: REPOSITORY_ID, encryption });
+    await expect(addRepository(catalog, { name: 'main', location })).rejects.toMatchObject({ code: 'key-missing' });
+    expect(await stored()).not.toHaveProperty('owner');
+    expect(await catalog.repositories.list()).toEqual([]);
   });
 
   it('changes nothing where the encryption is not what was asked for', async () => {
