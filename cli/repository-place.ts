@@ -80,8 +80,8 @@ export function repositoryPlace(text: string, options: PlaceOptions): Repository
 
 const REASONS: Record<string, string> = {
   bucket: 'a bucket has 3 to 63 lower-case letters, digits, dots and hyphens',
-  prefix: 'a prefix has letters, digits, ".", "_" and "-", in segments with "/" between',
-  endpoint: 'give an address as https://s3.example.org or http://10.0.0.5:7070',
+  prefix: 'a prefix has letters, digits, ".", "_" and "-", in segments with "/" between, none of them "." or ".."',
+  endpoint: 'give an address as https://s3.example.org or http://10.0.0.5:7070, without keys',
 };
 
 /** The name of a repository that was given none: the last part of its place. @throws HoldfastError InvalidRequest */

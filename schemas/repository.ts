@@ -34,10 +34,11 @@ export const s3Place = z.object({
   kind: z.literal('s3'),
   bucket: bucketName,
   /** Folder in the bucket, without "/" at its ends; "" is the whole bucket. */
-  prefix: z.string().regex(/^$|^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+)*$/),
-  /** Address of the server; null = Amazon's for the region. */
+  prefix: z.string().regex(/^$|^(?!\.{1,2}(\/|$))[A-Za-z0-9._-]+(\/(?!\.{1,2}(\/|$))[A-Za-z0-9._-]+)*$/),
+  /** Address of the server; null = Amazon's for the region. Keys have no place in it: it is shown and travels in history. */
   endpoint: z
     .url({ protocol: /^https?$/ })
+    .refine((text) => /^[^@?#]*$/.test(text))
     .nullable()
     .default(null),
   region: z.string().default('us-east-1'),
