@@ -3,7 +3,7 @@ import { backupDiskRecord } from '../schemas/catalog.ts';
 import type { FileProblem, FoundBackup, FoundVm } from '../schemas/rescan.ts';
 import { BlobStoreError, type BlobStore } from './blob-store.ts';
 import { inParallel } from './in-parallel.ts';
-import { isBackupFile, parseManifestKey, sumsKey, validationKey, vmFolder } from './layout.ts';
+import { isBackupFile, parseManifestKey, sumsKey, validationKeys, vmFolder } from './layout.ts';
 import { filesNamedBy, readStoredManifest } from './manifest.ts';
 import { presentManifest } from './present-manifest.ts';
 import { RepositoryError } from './repository-error.ts';
@@ -29,7 +29,7 @@ export async function findBackups(store: BlobStore, vmUuid: string): Promise<Fou
   await inParallel(ids.toSorted(), READS_AT_ONCE, async (backupId) => {
     try {
       const stored = await readStoredManifest(store, vmUuid, backupId);
-      named.add(validationKey(vmUuid, backupId));
+      for (const key of validationKeys(vmUuid, backupId)) named.add(key);
       for (const file of filesNamedBy(stored)) named.add(file);
       const backup = foundBackupOf(await presentManifest(store, stored));
       found.backups.push({ ...backup, problems: problemsOf(backup, sizes) });

@@ -72,6 +72,7 @@ describe('findBackups', () => {
     await put(`${VM}/disk-0/incr-20261121-130000.qcow2`, 'xyz');
     await put(`${VM}/notes.txt`, 'mine');
     await put(`${VM}/validation/${idOf(1)}.png`, 'named by its backup');
+    await put(`${VM}/validation/${idOf(1)}.png.age`, 'also');
     await store.createUpload(`${VM}/disk-0/incr-20261121-140000.qcow2`, { expectedBytes: 10 });
     expect((await findBackups(store, VM)).surplus).toEqual([
       { key: `${VM}/disk-0/incr-20261121-130000.qcow2`, sizeBytes: 3, isUpload: false },
