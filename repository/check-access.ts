@@ -13,8 +13,9 @@ export interface AccessCheck {
  * to begin an upload, to list and to delete.
  */
 export async function checkAccess(store: BlobStore): Promise<AccessCheck[]> {
-  const key = `access-check-${randomUUID()}`;
-  const upload = `${key}-upload`;
+  const folder = `access-check-${randomUUID()}/`; // so that listing what was written does not list the repository
+  const key = `${folder}blob`;
+  const upload = `${folder}upload`;
   const content = Buffer.from('holdfast tries what it may do here\n');
   const acts: Record<AccessCheck['act'], () => Promise<void>> = {
     async read() {
@@ -33,7 +34,7 @@ export async function checkAccess(store: BlobStore): Promise<AccessCheck[]> {
       await begun.finish(0);
     },
     async list() {
-      for await (const blob of store.listBlobs('')) if (blob.key === key) return;
+      for await (const blob of store.listBlobs(folder)) if (blob.key === key) return;
       throw new BlobStoreError('unavailable', `${key} was written and is not listed`, { key });
     },
     async delete() {
