@@ -110,6 +110,8 @@ async function encryptedRepository(
   if (encryption === null) throw new HoldfastError('InvalidRequest', `repository ${name} is not encrypted`);
   const store = openBlobStore(record.location);
   const { encryption: found } = await openRepository(store, mayDiffer ? undefined : record);
+  if (mayDiffer)
+    await openRepository(store, { ...record, settings: { ...settingsOf(record), encryption: found ?? null } });
   if (found === undefined) throw new HoldfastError('EncryptionMismatch', `repository ${name} lies there not encrypted`);
   return { record, encryption, store };
 }

@@ -49,7 +49,7 @@ async function readKeys(place: S3Place): Promise<S3Keys> {
   const source =
     credentials.kind === 'file'
       ? fromIni({ ...profile, filepath: credentials.path, configFilepath: credentials.path, ignoreCache: true })
-      : fromNodeProviderChain(profile);
+      : fromNodeProviderChain({ ...profile, ignoreCache: true }); // else a changed file is never seen
   try {
     return await source();
   } catch (error) {
