@@ -208,18 +208,22 @@ export class Life {
     expect(found, `disks of ${guest.name}`).toEqual(sha256);
   }
 
-  /** Nothing is on the VM but checkpoints of its open chain; with strategy `snapshot`, one overlay for each disk. */
+  /**
+   * Nothing is on the VM but checkpoints of its open chain, or of one that ended since the last backup; with strategy
+   * `snapshot`, one overlay for each disk.
+   */
   async #expectClean({ model, guest }: LivingVm): Promise<void> {
     const { libvirt } = this.#bed.host;
     const checkpoints = await libvirt.checkpointList(guest.dom);
-    const chain = model.chain.map(({ backup }) => backup.id);
-    expect(chain, 'backups of the open chain, of which the VM has checkpoints').toEqual(
+    const { chain, ended } = model;
+    const known = [...chain, ...ended].map(({ backup }) => backup.id);
+    expect(known, 'backups of which the VM may have checkpoints').toEqual(
       expect.arrayContaining(checkpoints.map(backupOfCheckpoint)),
     );
     const images = await this.#images(guest);
     const paths = Object.fromEntries(guest.disks.map(({ target, path }) => [target, path]));
     const active = Object.fromEntries(images.map(({ target, path }) => [target, path]));
-    if (model.strategy === 'checkpoint' || chain.length === 0) expect(active).toEqual(paths);
+    if (model.strategy === 'checkpoint' || known.length === 0) expect(active).toEqual(paths);
     else for (const [target, path] of Object.entries(active)) expect(path.startsWith(paths[target] ?? '?')).toBe(true);
     await expectVmClean(guest, guest.name, {
       activeImages: active,

@@ -34,6 +34,8 @@ export class ModelVm {
   readonly backups: ModelBackup[] = [];
   /** The open chain, its full first; empty when the next backup must be full. */
   chain: ModelBackup[] = [];
+  /** Of a chain that ended with the delete of its newest: their checkpoints go with the next backup. */
+  ended: ModelBackup[] = [];
 
   constructor(options: {
     name: string;
@@ -70,6 +72,7 @@ export class ModelVm {
       deleted: false,
     };
     this.backups.push(noted);
+    this.ended = [];
     if (isolated) return;
     this.chain = backup.type === 'full' ? [noted] : [...this.chain, noted];
     if (this.chain.length >= this.chainSize) this.chain = [];
@@ -79,17 +82,23 @@ export class ModelVm {
   restored({ contents }: ModelBackup): void {
     for (const { target, content } of this.disks) contents[target]?.copy(content);
     this.chain = [];
+    this.ended = [];
   }
 
   deleted(gone: ModelBackup): void {
     gone.deleted = true;
-    if (this.chain.at(-1) === gone) this.chain = [];
+    if (this.chain.at(-1) === gone) this.#end();
   }
 
   deletedWithChain(gone: ModelBackup): void {
     const { chainId } = gone.backup;
     for (const each of this.backups)
       if (each === gone || (chainId !== null && each.backup.chainId === chainId)) each.deleted = true;
-    if (this.chain.some(({ deleted }) => deleted)) this.chain = [];
+    if (this.chain.some(({ deleted }) => deleted)) this.#end();
+  }
+
+  #end(): void {
+    this.ended = [...this.ended, ...this.chain];
+    this.chain = [];
   }
 }
