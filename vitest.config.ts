@@ -1,15 +1,13 @@
 import { defineConfig } from 'vitest/config';
 
 /**
- * Integration tests that are not run every time: a random life of VMs, random kills, quick restores among failures, files out of
- * backups, where libguestfs boots a VM of its own for each command, and failures of strategy `snapshot`, which hold a copy in its
- * middle and have to be run again where it was over before. `npm run test:long` runs them.
+ * Integration tests that are not run every time: a random life of VMs, random kills, quick restores among failures, and files out
+ * of backups, where libguestfs boots a VM of its own for each command. `npm run test:long` runs them.
  */
 const LONG = [
   'test/soak/**',
   'test/failures/lost-answers.integration.test.ts',
   'test/restores/quick-restore.integration.test.ts',
-  'test/backups/snapshot-failures.integration.test.ts',
   'test/files/**',
 ];
 

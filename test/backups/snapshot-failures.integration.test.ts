@@ -1,9 +1,12 @@
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { WorkflowHandle } from '@temporalio/client';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
+import { writeBandwidth } from '../../repository/bandwidth.ts';
+import { openBlobStore } from '../../repository/open-repository.ts';
 import type { Backup } from '../../schemas/backup.ts';
 import { overlayPath } from '../../schemas/delta.ts';
 import { startGuest, type Guest } from '../support/guest.ts';
@@ -20,6 +23,9 @@ import {
   startTestBed,
   type TestBed,
 } from '../support/test-bed.ts';
+
+/** More than the threads of a host copy at once: where the repository takes one byte a second, the rest waits. */
+const HELD_BYTES = 20 * MiB;
 
 describe('strategy snapshot, when something goes wrong', () => {
   let bed: TestBed;
@@ -57,8 +63,11 @@ describe('strategy snapshot, when something goes wrong', () => {
     );
   }
 
-  /** Holds a backup in mid-copy: its frozen images are not served until `goOn`. */
-  async function held(job: WorkflowHandle): Promise<{ goOn: () => void }> {
+  /** Begins a backup of at least `HELD_BYTES` and holds it in mid-copy: its frozen images are not served until `goOn`. */
+  async function beginHeld(request = {}): Promise<{ job: WorkflowHandle; goOn: () => void }> {
+    const repository = openBlobStore({ kind: 'directory', path: bed.holdfast.repositoryDir });
+    await writeBandwidth(repository, { version: 1, rate: 1, rules: [], timezone: 'UTC' });
+    const job = await begin(request);
     const socketRoot = join('/run/holdfast', createHash('sha256').update(stateDir).digest('hex').slice(0, 12));
     let pid = 0;
     await until(
@@ -75,12 +84,13 @@ describe('strategy snapshot, when something goes wrong', () => {
       { everyMs: 1, timeoutMs: 60_000 },
     );
     await isAt(job, /copying/);
+    await writeBandwidth(repository, undefined);
     const [id = ''] = await captures();
     const draft = await readFile(join(stateDir, 'captures', id, 'vda.draft.json'), 'utf8').catch(
       () => '{"copied":null}',
     );
     expect(JSON.parse(draft), 'the copy was over before it was held').toMatchObject({ copied: null });
-    return { goOn: () => signalProcess(pid, 'SIGCONT') };
+    return { job, goOn: () => signalProcess(pid, 'SIGCONT') };
   }
 
   /** The VM lies on the overlay of the newest backup alone, and the next one is a right increment. */
@@ -96,15 +106,14 @@ describe('strategy snapshot, when something goes wrong', () => {
   }
 
   it('goes on after the host worker was killed in mid-copy, though the guest writes meanwhile', async () => {
-    await write(4 * MiB);
+    await write(HELD_BYTES);
     const expected = { vda: { sha256: vda.sha256 } };
-    const job = await begin();
-    const { goOn } = await held(job);
+    const { job, goOn } = await beginHeld();
     await bed.holdfast.kill('host');
     goOn();
     await write();
     newest = await resultOf<Backup>(job);
-    expect(newest.disks[0]?.changedBytes).toBe(4 * MiB);
+    expect(newest.disks[0]?.changedBytes).toBe(HELD_BYTES);
     await expectStored(bed.holdfast, newest, expected);
     await expectRight();
   });
@@ -112,7 +121,7 @@ describe('strategy snapshot, when something goes wrong', () => {
   it('goes on after the host worker was killed while it froze the VM', async () => {
     await write();
     const job = await begin();
-    await isAt(job, /freezing/);
+    await until('it is freezing', async () => (await captures()).length > 0, { everyMs: 1 });
     await bed.holdfast.kill('host');
     newest = await resultOf<Backup>(job);
     await expectStored(bed.holdfast, newest, { vda });
@@ -122,7 +131,8 @@ describe('strategy snapshot, when something goes wrong', () => {
   it('has merged after the host worker was killed while it merged', async () => {
     await write(16 * MiB);
     const job = await begin();
-    await isAt(job, /merging/);
+    const note = join(stateDir, 'merges', guest.uuid, 'merging.json');
+    await until('a merge has begun', () => existsSync(note), { everyMs: 1, timeoutMs: 60_000 });
     await bed.holdfast.kill('host');
     newest = await resultOf<Backup>(job);
     await expectStored(bed.holdfast, newest, { vda });
@@ -130,36 +140,32 @@ describe('strategy snapshot, when something goes wrong', () => {
   });
 
   it('leaves the VM as it was when it is cancelled, or its time is up', async () => {
-    await write();
-    const job = await begin();
-    const { goOn } = await held(job);
+    await write(HELD_BYTES);
+    const { job, goOn } = await beginHeld();
     await job.cancel();
     await isAt(job, /undoing/);
     goOn();
     await expect(resultOf(job)).rejects.toThrow(/cancel/i);
     await expectRight();
 
-    await write();
-    const slow = await begin({ timeLimitSeconds: 5 });
-    const { goOn: late } = await held(slow);
+    await write(HELD_BYTES);
+    const { job: slow, goOn: late } = await beginHeld({ timeLimitSeconds: 5 });
     await expect(resultOf(slow)).rejects.toThrow(/TimeLimitReached/);
     late();
     await expectRight();
   });
 
   it('goes on though QEMU ends, and the VM is started, in mid-copy', async () => {
-    await write();
+    await write(HELD_BYTES);
     const expected = { vda: { sha256: vda.sha256 } };
-    const job = await begin();
-    const { goOn } = await held(job);
+    const { job, goOn } = await beginHeld();
     await guest.libvirt.destroy(guest.dom);
     goOn();
     newest = await resultOf<Backup>(job);
     await expectStored(bed.holdfast, newest, expected);
     await expectOnOverlaysOf(guest, newest, 'shutoff');
 
-    const stopped = await begin();
-    const { goOn: whenStarted } = await held(stopped);
+    const { job: stopped, goOn: whenStarted } = await beginHeld({ full: true });
     await startGuest(guest); // it is not kept from starting
     await write();
     whenStarted();
@@ -199,9 +205,8 @@ describe('strategy snapshot, when something goes wrong', () => {
   it('undoes a run that was ended by force', async () => {
     await write();
     newest = await bed.take('w', TAKE);
-    await write();
-    const job = await begin();
-    const { goOn } = await held(job);
+    await write(HELD_BYTES);
+    const { job, goOn } = await beginHeld();
     await job.terminate();
     await bed.holdfast.json('reclaim');
     goOn();
