@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
 import { requireRecipient } from '../repository/repository-keys.ts';
-import { HoldfastError } from '../schemas/failures.ts';
 import { secretReference, type SecretReference } from '../schemas/repository.ts';
+import { WrongUsage } from './wrong-usage.ts';
 
 export interface IdentityOptions {
   identityFile?: string;
@@ -35,32 +35,31 @@ export const withEncryptionOptions = (command: Command): Command =>
 
 /**
  * What a new repository is encrypted to; undefined when nothing was asked.
- * @throws HoldfastError InvalidRequest for options that do not go together: encryption is never off by mistake
+ * @throws WrongUsage for options that do not go together: encryption is never off by mistake
  */
 export function encryptionOf(options: EncryptionOptions): { operators: string[]; hideNames: boolean } | undefined {
   const { encrypt = false, recipient = [], recipientsFile, hideNames = false } = options;
   const operators = [...new Set([...recipient, ...(recipientsFile === undefined ? [] : recipientsIn(recipientsFile))])];
   if (encrypt && operators.length > 0) return { operators, hideNames };
   if (encrypt) {
-    throw new HoldfastError(
-      'InvalidRequest',
+    throw new WrongUsage(
       'recipient: nobody could open the repository; give --recipient age1… (age-keygen -o FILE makes an identity and tells its recipient)',
     );
   }
   if (operators.length === 0 && !hideNames) return undefined;
-  throw new HoldfastError('InvalidRequest', 'encrypt: --recipient, --recipients-file and --hide-names want --encrypt');
+  throw new WrongUsage('encrypt: --recipient, --recipients-file and --hide-names want --encrypt');
 }
 
-/** @throws HoldfastError InvalidRequest when both are given */
+/** @throws WrongUsage when both are given */
 export function identityOf({ identityFile, identityEnv }: IdentityOptions): SecretReference | undefined {
   if (identityFile !== undefined && identityEnv !== undefined) {
-    throw new HoldfastError('InvalidRequest', 'identity: give --identity-file or --identity-env, not both');
+    throw new WrongUsage('identity: give --identity-file or --identity-env, not both');
   }
   if (identityFile !== undefined) return secretReference.parse({ kind: 'file', path: resolve(identityFile) });
   if (identityEnv === undefined) return undefined;
   const parsed = secretReference.safeParse({ kind: 'env', name: identityEnv });
   if (parsed.success) return parsed.data;
-  throw new HoldfastError('InvalidRequest', `identity-env: ${JSON.stringify(identityEnv)} is no name of a variable`);
+  throw new WrongUsage(`identity-env: ${JSON.stringify(identityEnv)} is no name of a variable`);
 }
 
 /** An argument that must be a recipient. */
@@ -76,9 +75,16 @@ export function parseRecipient(text: string): string {
 const collectRecipient = (text: string, before: string[] = []): string[] => [...before, parseRecipient(text)];
 
 function recipientsIn(path: string): string[] {
-  const lines = readFileSync(path, 'utf8').split(/\r?\n/);
-  return lines
+  return linesOf(path)
     .map((line) => line.trim())
     .filter((line) => line !== '' && !line.startsWith('#'))
     .map(parseRecipient);
+}
+
+function linesOf(path: string): string[] {
+  try {
+    return readFileSync(path, 'utf8').split(/\r?\n/);
+  } catch (error) {
+    throw new WrongUsage(`--recipients-file: ${path} cannot be read: ${String(error)}`);
+  }
 }

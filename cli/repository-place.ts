@@ -1,8 +1,8 @@
 import type { Command } from 'commander';
 import { basename, resolve } from 'node:path';
-import { HoldfastError } from '../schemas/failures.ts';
 import { plainName } from '../schemas/names.ts';
 import { s3Place, type RepositoryLocation } from '../schemas/repository.ts';
+import { WrongUsage } from './wrong-usage.ts';
 
 /** What tells more of `s3://bucket/prefix`. Keys are never among it: arguments are seen by everybody on the machine. */
 export interface PlaceOptions {
@@ -31,7 +31,7 @@ export const withPlaceOptions = (command: Command): Command =>
 
 /**
  * The place that a person names: a folder, or `s3://bucket/prefix`.
- * @throws HoldfastError InvalidRequest naming the argument or option
+ * @throws WrongUsage naming the argument or option
  */
 export function repositoryPlace(text: string, options: PlaceOptions): RepositoryLocation {
   const given = Object.entries({
@@ -45,16 +45,13 @@ export function repositoryPlace(text: string, options: PlaceOptions): Repository
   const scheme = /^([a-zA-Z0-9+.-]+):\/\//.exec(text)?.[1];
   if (scheme === undefined) {
     if (given[0] !== undefined) {
-      throw new HoldfastError('InvalidRequest', `${given[0][0]}: is for s3://BUCKET/PREFIX, and ${text} is a folder`);
+      throw new WrongUsage(`${given[0][0]}: is for s3://BUCKET/PREFIX, and ${text} is a folder`);
     }
     return { kind: 'directory', path: resolve(text) };
   }
   const found = /^s3:\/\/([^/]*)\/?(.*?)\/*$/.exec(text);
   if (found === null) {
-    throw new HoldfastError(
-      'InvalidRequest',
-      `location: ${scheme}:// is no place for backups; give a folder or s3://BUCKET/PREFIX`,
-    );
+    throw new WrongUsage(`location: ${scheme}:// is no place for backups; give a folder or s3://BUCKET/PREFIX`);
   }
   const profile = options.profile ?? null;
   const parsed = s3Place.safeParse({
@@ -72,8 +69,7 @@ export function repositoryPlace(text: string, options: PlaceOptions): Repository
   });
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
-  throw new HoldfastError(
-    'InvalidRequest',
+  throw new WrongUsage(
     `location: ${String(issue?.path[0])} of ${text}: ${REASONS[String(issue?.path[0])] ?? issue?.message ?? 'is wrong'}`,
   );
 }
@@ -82,11 +78,12 @@ const REASONS: Record<string, string> = {
   bucket: 'a bucket has 3 to 63 lower-case letters, digits, dots and hyphens',
   prefix: 'a prefix has letters, digits, ".", "_" and "-", in segments with "/" between, none of them "." or ".."',
   endpoint: 'give an address as https://s3.example.org or http://10.0.0.5:7070, without keys',
+  region: 'a region has letters, digits, "_" and "-"',
 };
 
-/** The name of a repository that was given none: the last part of its place. @throws HoldfastError InvalidRequest */
+/** The name of a repository that was given none: the last part of its place. @throws WrongUsage */
 export function nameForPlace(location: RepositoryLocation): string {
   const name = location.kind === 'directory' ? basename(location.path) : basename(location.prefix) || location.bucket;
   if (plainName.safeParse(name).success) return name;
-  throw new HoldfastError('InvalidRequest', `name: "${name}" makes no name; give one with --name`);
+  throw new WrongUsage(`name: "${name}" makes no name; give one with --name`);
 }

@@ -79,6 +79,18 @@ const REMEDIES: Partial<Record<BlobStoreErrorCode, string>> = {
   'clock-skew': 'set the clock of this host',
 };
 
+/** What to do when the server is spoken to in the wrong way; undefined when it is not that. */
+function remedyOfAddress({ endpoint, pathStyle }: S3Place, { code, status }: S3Trouble): string | undefined {
+  if (status === undefined && CERTIFICATE.test(code)) return 'name the certificate of the server with --ca-file';
+  if (code === 'EPROTO') return 'does the server speak https there, or plain http?';
+  if (code === 'ENOTFOUND' && endpoint !== null) {
+    return `is the address right?${pathStyle ? '' : ' With --path-style the bucket is not made part of it'}`;
+  }
+  // Go's net/http, which many servers are made with, answers plain words to plain http where it expects https.
+  const isPlainText = status === 400 && code === '' && endpoint?.startsWith('http:') === true;
+  return isPlainText ? 'does the server want https there?' : undefined;
+}
+
 /** The store's error for a trouble. `act` says what was tried: "write vm/disk-0/full.qcow2". Names no credentials. */
 export function s3Error(
   place: S3Place,
@@ -88,8 +100,7 @@ export function s3Error(
 ): BlobStoreError {
   const code = codeOf(trouble);
   const said = [trouble.status, plain(trouble.code, 60), plain(trouble.message, 300)].filter(Boolean).join(' ');
-  const isCertificate = trouble.status === undefined && CERTIFICATE.test(trouble.code);
-  const words = isCertificate ? 'name the certificate of the server with --ca-file' : REMEDIES[code];
+  const words = remedyOfAddress(place, trouble) ?? REMEDIES[code];
   const remedy = words === undefined ? '' : `; ${words}`;
   return new BlobStoreError(
     code,

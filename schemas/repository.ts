@@ -41,7 +41,10 @@ export const s3Place = z.object({
     .refine((text) => /^[^@?#]*$/.test(text))
     .nullable()
     .default(null),
-  region: z.string().default('us-east-1'),
+  region: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]+$/)
+    .default('us-east-1'),
   /** `https://host/bucket/key` instead of `https://bucket.host/key`. */
   pathStyle: z.boolean().default(false),
   /** PEM file with the certificates that the server's is checked against; null = Node's own list. */
@@ -73,7 +76,7 @@ export type RepositoryEncryption = z.infer<typeof repositoryEncryption>;
 export const immutability = z.object({
   mode: z.enum(['governance', 'compliance']),
   /** For how long, at least, from the backup's instant on; living descendants make it longer. */
-  days: z.int().positive(),
+  days: z.int().positive().max(36_500),
 });
 export type Immutability = z.infer<typeof immutability>;
 

@@ -2,7 +2,6 @@ import { Option, type Command } from 'commander';
 import { findBackup } from '../../operations/find-backup.ts';
 import { startCopyBackup, startCopyRepository } from '../../operations/start.ts';
 import type { CopiedVm } from '../../schemas/copy.ts';
-import { HoldfastError } from '../../schemas/failures.ts';
 import { copyBackupRequest, copyRepositoryRequest } from '../../schemas/requests.ts';
 import type { CopiedRepository } from '../../workflows/copy-repository.ts';
 import { parseIdPrefix } from '../backup-id.ts';
@@ -11,6 +10,7 @@ import { followOrLeave } from '../follow-run.ts';
 import { shortId, sizeText } from '../output.ts';
 import { requestedBy } from '../requested-by.ts';
 import { parseCount, parseName, parseVm } from './dev.ts';
+import { WrongUsage } from '../wrong-usage.ts';
 
 interface CopyFlags {
   all?: boolean;
@@ -59,11 +59,11 @@ Examples:
 
 function requireSense(id: string | undefined, { all, from, vm }: CopyFlags): void {
   if (id === undefined && all !== true) {
-    throw new HoldfastError('InvalidRequest', 'name a backup, or give --all');
+    throw new WrongUsage('name a backup, or give --all');
   }
   if (id === undefined) return;
   for (const [flag, value] of Object.entries({ '--all': all, '--from': from, '--vm': vm })) {
-    if (value !== undefined) throw new HoldfastError('InvalidRequest', `${flag} does not go with a single backup`);
+    if (value !== undefined) throw new WrongUsage(`${flag} does not go with a single backup`);
   }
 }
 

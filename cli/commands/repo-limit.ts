@@ -7,6 +7,7 @@ import { HoldfastError } from '../../schemas/failures.ts';
 import { bandwidthText, parseBandwidthRule, parseBytesPerSecond } from '../bandwidth-rules.ts';
 import { action } from '../context.ts';
 import { parseName } from './dev.ts';
+import { WrongUsage } from '../wrong-usage.ts';
 
 interface LimitFlags {
   rate?: number | null;
@@ -40,6 +41,7 @@ export function addRepoLimitCommand(repo: Command): void {
     )
     .action(
       action(async (context, name: string, flags: LimitFlags) => {
+        requireSense(flags);
         const record = await (await context.catalog()).repositories.find(name);
         if (record === undefined) throw new HoldfastError('RepositoryNotFound', `no repository ${name}`);
         const store = openBlobStore(record.location);
@@ -51,15 +53,21 @@ export function addRepoLimitCommand(repo: Command): void {
     );
 }
 
+/** @throws WrongUsage: a limit must not go by mistake */
+function requireSense({ off, rate, at, timezone }: LimitFlags): void {
+  if (off !== true || (rate === undefined && at === undefined && timezone === undefined)) return;
+  throw new WrongUsage('--off: takes the whole limit away, and goes with no other option');
+}
+
 const isChange = ({ rate, at, timezone, off }: LimitFlags): boolean =>
   off === true || rate !== undefined || at !== undefined || timezone !== undefined;
 
-/** @throws HoldfastError InvalidRequest */
+/** @throws WrongUsage */
 function changed(former: Bandwidth | undefined, flags: LimitFlags): Bandwidth | undefined {
   if (!isChange(flags)) return former;
   const { rate, at, timezone } = flags;
   if (former === undefined && rate === undefined && at === undefined) {
-    throw new HoldfastError('InvalidRequest', '--timezone: there is no limit yet; give --rate or --at');
+    throw new WrongUsage('--timezone: there is no limit yet; give --rate or --at');
   }
   return {
     version: 1,

@@ -1,10 +1,16 @@
-import { Option, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 import { openRepository } from '../../repository/identity.ts';
 import { openBlobStore } from '../../repository/open-repository.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
-import { settingsOf, type Immutability, type RepositoryRecord } from '../../schemas/repository.ts';
+import {
+  immutability as immutabilitySchema,
+  settingsOf,
+  type Immutability,
+  type RepositoryRecord,
+} from '../../schemas/repository.ts';
 import { action } from '../context.ts';
 import { parseCount, parseName } from './dev.ts';
+import { WrongUsage } from '../wrong-usage.ts';
 
 interface LockFlags {
   days?: number;
@@ -18,7 +24,7 @@ export function addRepoLockCommand(repo: Command): void {
     .command('lock')
     .description('show or change for how long the bucket keeps each new backup, whoever wants to remove it')
     .argument('<name>', 'name of the repository', parseName)
-    .option('--days <n>', 'lock each new backup, and what it is built on, for so many days', parseCount)
+    .option('--days <n>', 'lock each new backup, and what it is built on, for so many days', parseDays)
     .addOption(
       new Option('--mode <mode>', 'governance: those with a special right may lift a lock; compliance: nobody may')
         .choices(['governance', 'compliance'])
@@ -32,7 +38,7 @@ export function addRepoLockCommand(repo: Command): void {
     )
     .action(
       action(async (context, name: string, { days, mode, off = false }: LockFlags) => {
-        if (off && days !== undefined) throw new HoldfastError('InvalidRequest', '--days and --off: give one of them');
+        if (off && days !== undefined) throw new WrongUsage('--days and --off: give one of them');
         const { repositories } = await context.catalog();
         const record = await repositories.find(name);
         if (record === undefined) throw new HoldfastError('RepositoryNotFound', `no repository ${name}`);
@@ -60,4 +66,11 @@ async function requireLocks(record: RepositoryRecord): Promise<void> {
       ? 'a directory has no locks of its own; docs/operating.md, "Locked backups", says what can be had there'
       : await store.locks.problem();
   if (problem !== undefined) throw new HoldfastError('InvalidRequest', `repository ${record.name}: ${problem}`);
+}
+
+/** @throws InvalidArgumentError */
+function parseDays(value: string): number {
+  const days = parseCount(value);
+  if (immutabilitySchema.shape.days.safeParse(days).success) return days;
+  throw new InvalidArgumentError('give a number of days up to 36500, a hundred years');
 }

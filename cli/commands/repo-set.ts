@@ -4,6 +4,7 @@ import { settingsOf } from '../../schemas/repository.ts';
 import { action } from '../context.ts';
 import { identityOf, withIdentityOptions, type IdentityOptions } from '../encryption-options.ts';
 import { parseName } from './dev.ts';
+import { WrongUsage } from '../wrong-usage.ts';
 
 /** @param repo the command `holdfast repo` */
 export function addRepoSetCommand(repo: Command): void {
@@ -24,10 +25,7 @@ export function addRepoSetCommand(repo: Command): void {
       action(async (context, name: string, options: IdentityOptions & { identity: boolean }) => {
         const reference = identityOf(options);
         if ((reference === undefined) === options.identity) {
-          throw new HoldfastError(
-            'InvalidRequest',
-            'identity: give one of --identity-file, --identity-env, --no-identity',
-          );
+          throw new WrongUsage('identity: give one of --identity-file, --identity-env, --no-identity');
         }
         const { repositories } = await context.catalog();
         const record = await repositories.find(name);

@@ -49,10 +49,18 @@ describe('the place of a repository', () => {
     ['s3://bucket/x', { endpoint: 'file:///etc' }, 'endpoint of'],
     ['s3://bucket/x', { endpoint: 'https://key:secret@s3.example.org' }, /without keys$/],
     ['s3://bucket/x', { endpoint: 'https://s3.example.org/?key=secret' }, /without keys$/],
+    ['s3://bucket/x', { region: 'eu 1' }, 'region of s3://bucket/x: a region has'],
     ['https://bucket/x', {}, 'https:// is no place'],
     ['/mnt/backups', { pathStyle: true }, '--path-style: is for s3://BUCKET/PREFIX'],
   ])('is refused, naming what is wrong: %s', (text, options, message) => {
     expect(() => repositoryPlace(text, options)).toThrow(message);
+  });
+
+  it('may have dots in its names', () => {
+    const prefixes = ['..a/b..', '.a/.../b.c'];
+    expect(prefixes.map((prefix) => repositoryPlace(`s3://bucket/${prefix}`, {}))).toMatchObject(
+      prefixes.map((prefix) => ({ prefix })),
+    );
   });
 
   it('gives the repository its name, by its last part', () => {

@@ -31,6 +31,32 @@ describe.concurrent('wrong usage', () => {
     { what: 'an empty name', args: ['vm', 'show', ''], type: 'InvalidRequest', says: "argument 'vm'" },
     { what: 'a control character', args: ['vm', 'show', 'a\u001b[2J'], type: 'InvalidRequest', says: 'control' },
     { what: 'a path for a host', args: ['host', 'add', '../x'], type: 'InvalidRequest', says: 'letters' },
+    {
+      what: 'a bucket that cannot be',
+      args: ['repo', 'add', 's3://No_Bucket'],
+      type: 'InvalidRequest',
+      says: 'bucket of',
+    },
+    {
+      what: 'recipients from a file that is not there',
+      args: ['repo', 'add', '/nowhere', '--encrypt', '--recipients-file', '/nowhere/r'],
+      type: 'InvalidRequest',
+      says: '--recipients-file: /nowhere/r cannot be read',
+    },
+    { what: 'no identity to set', args: ['repo', 'set', 'main'], type: 'InvalidRequest', says: 'identity: give one' },
+    {
+      what: 'a limit that is given and taken away',
+      args: ['repo', 'limit', 'main', '--off', '--rate', '5M'],
+      type: 'InvalidRequest',
+      says: '--off',
+    },
+    {
+      what: 'a lock for longer than dates go',
+      args: ['repo', 'lock', 'main', '--days', '99999999'],
+      type: 'InvalidRequest',
+      says: '36500',
+    },
+    { what: 'no backup to copy', args: ['repo', 'copy', '--to', 'x'], type: 'InvalidRequest', says: 'name a backup' },
     { what: 'a bad backup id', args: ['restore', '../../etc'], type: 'InvalidRequest', says: 'backup id' },
   ])('ends with 2 and tells why as JSON: $what', ({ args, type, says }) => {
     const { exitCode, stdout, stderr } = runCli([...args, '--json']);
