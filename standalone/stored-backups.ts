@@ -17,7 +17,7 @@ export interface DamagedBackup {
 }
 
 export interface StoredBackups {
-  /** Newest first. */
+  /** Newest first; without kept files and sealed parts, which of ten thousand backups would not fit into memory. */
   manifests: Manifest[];
   /** Those that may be of the VM that is asked for. */
   damaged: DamagedBackup[];
@@ -40,7 +40,7 @@ export async function listStored(place: OpenPlace, vm?: string): Promise<StoredB
       if (!(error instanceof RepositoryError)) throw error;
       damaged.push(damagedBackup(listed, error)); // its sealed part is altered, or of other keys
     });
-    if (opened) manifests.push(opened);
+    if (opened) manifests.push(withoutBulk(opened));
   }
   manifests.sort((one, other) => other.instant.localeCompare(one.instant));
   if (vm === undefined || isUuid) return { manifests, damaged };
@@ -48,6 +48,11 @@ export async function listStored(place: OpenPlace, vm?: string): Promise<StoredB
   const wanted = manifests.filter(({ vm: { name } }) => name === vm);
   for (const { vm: named } of wanted) others.delete(named.uuid); // it bore another name once
   return { manifests: wanted, damaged: damaged.filter((each) => !others.has(each.vm.uuid)) };
+}
+
+function withoutBulk(manifest: Manifest): Manifest {
+  const { sealed: _, ...rest } = manifest;
+  return { ...rest, files: [] };
 }
 
 function damagedBackup({ key, vmUuid, backupId }: ListedManifest, error: Error): DamagedBackup {
@@ -80,9 +85,13 @@ export async function findStored(
     const ids = found.map(({ backupId }) => backupId).join(', ');
     throw new HoldfastError('BackupNotFound', `${id} begins several backups: ${ids}`);
   }
-  const manifest = await readManifest(place.store, only.vmUuid, only.backupId);
-  return { manifest: await openedManifest(place, manifest), warnings: [] };
+  return { manifest: await readWhole(place, only), warnings: [] };
 }
+
+const readWhole = async (
+  place: OpenPlace,
+  { vmUuid, backupId }: { vmUuid: string; backupId: string },
+): Promise<Manifest> => await openedManifest(place, await readManifest(place.store, vmUuid, backupId));
 
 async function findLatest(
   place: OpenPlace,
@@ -104,7 +113,7 @@ async function findLatest(
     );
   }
   return {
-    manifest: newest,
+    manifest: await readWhole(place, { vmUuid: newest.vm.uuid, backupId: newest.id }),
     warnings: damaged.map(
       ({ file, damage }) => `a younger backup may be hidden by a damaged manifest, ${file}: ${damage}`,
     ),

@@ -9,21 +9,23 @@ export function keepGateways(gateways: Gateways, log: (line: string) => void): A
   const ended = new AbortController();
   const { signal } = ended;
   const notBefore = new Map<string, number>();
+  /** One that takes long to begin keeps nobody else's disks waiting. */
   const look = async (): Promise<void> => {
-    for (const { id } of await gateways.list()) {
-      if ((notBefore.get(id) ?? 0) > Date.now()) continue;
-      try {
-        await gateways.ensure(id, { signal });
-      } catch (error) {
-        signal.throwIfAborted();
-        log(error instanceof Error ? error.message : String(error));
-        notBefore.set(id, Date.now() + AGAIN_AFTER_MS);
-      }
-    }
+    const noted = await gateways.list();
+    await Promise.all(
+      noted.map(async ({ id }) => {
+        if ((notBefore.get(id) ?? 0) > Date.now()) return;
+        await gateways.ensure(id, { signal }).catch((error: unknown) => {
+          if (signal.aborted) return;
+          log(error instanceof Error ? error.message : String(error));
+          notBefore.set(id, Date.now() + AGAIN_AFTER_MS);
+        });
+      }),
+    );
   };
   const keep = async (): Promise<void> => {
     while (!signal.aborted) {
-      await look();
+      await look().catch((error: unknown) => log(`gateways cannot be listed: ${String(error)}`));
       await sleep(LOOK_EVERY_MS, undefined, { signal });
     }
   };

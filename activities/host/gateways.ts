@@ -110,7 +110,10 @@ export class Gateways {
 
   /** undefined when its process has ended. */
   async #pid(id: string): Promise<number | undefined> {
-    const holder = await readFile(join(this.#folder(id), GATEWAY_LOCK), 'utf8').catch(() => '');
+    const holder = await readFile(join(this.#folder(id), GATEWAY_LOCK), 'utf8').catch((error: unknown) => {
+      if (isNotFound(error)) return '';
+      throw error;
+    });
     const pid = Number(holder.split(' ')[0]);
     return holder !== '' && (await identityOf(pid)) === holder ? pid : undefined;
   }

@@ -41,7 +41,7 @@ export async function restoreFrom({ output, place }: Alone, id: string, flags: R
     refused.push(reason);
   };
   const request = {
-    folder: folderOf(flags.to ?? (flags.as ?? manifest.vm.name).replaceAll('/', '_')),
+    folder: folderOf(flags.to ?? (flags.as ?? manifest.vm.name).replaceAll('/', '_').replace(/^\.{1,2}$/, '_')),
     as: flags.as,
     keepUuid: flags.keepUuid,
     keepMacs: flags.keepMacs,
