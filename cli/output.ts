@@ -11,19 +11,26 @@ export class Output {
 
   /** The command's result: `data` for scripts, `text` for people. */
   result(data: unknown, text: () => string): void {
-    process.stdout.write(this.isJson ? `${JSON.stringify(data, null, 2)}\n` : `${text()}\n`);
+    process.stdout.write(this.isJson ? `${JSON.stringify(data, null, 2)}\n` : `${harmless(text())}\n`);
   }
 
   /** A line for people while the command works. */
   note(line: string): void {
-    if (!this.isJson) process.stderr.write(`${line}\n`);
+    if (!this.isJson) process.stderr.write(`${harmless(line)}\n`);
   }
 
   /** The command failed: JSON on stderr for scripts, a sentence for people. */
   error(type: string, message: string): void {
-    process.stderr.write(this.isJson ? `${JSON.stringify({ error: { type, message } })}\n` : `holdfast: ${message}\n`);
+    process.stderr.write(
+      this.isJson ? `${JSON.stringify({ error: { type, message } })}\n` : `holdfast: ${harmless(message)}\n`,
+    );
   }
 }
+
+/** Names come from repositories, guests and servers: none of them may move the cursor or colour what a person reads. */
+const harmless = (text: string): string =>
+  text.replaceAll(CONTROLS, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
+const CONTROLS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g;
 
 /** A plain table without lines; `nothing` instead of an empty one. */
 export function table(head: string[], rows: (string | number | null)[][], nothing: string): string {
