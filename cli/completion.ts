@@ -10,44 +10,71 @@ type Subject = keyof CatalogNames;
 const EXECUTABLE = join(import.meta.dirname, '..', 'bin', 'holdfast');
 const SHELLS = ['bash', 'zsh', 'fish'] as const;
 
-/** What a positional argument means, by the command it belongs to. */
-const ARGUMENTS: Record<string, Subject> = {
-  'vm show': 'vms',
-  'backup take': 'vms',
-  'backup ls': 'vms',
-  'backup show': 'backups',
-  'backup delete': 'backups',
-  'backup compress': 'backups',
-  'backup validate': 'backups',
-  'repo copy': 'backups',
-  'chain show': 'vms',
-  'chain finish': 'vms',
-  'chain merge': 'vms',
-  restore: 'backups',
-  'offering remove': 'vms',
-  'offering show': 'offerings',
-  'offering update': 'offerings',
-  'offering delete': 'offerings',
-  'host rm': 'hosts',
-  'repo check-access': 'repositories',
-  'schedule show': 'schedules',
-  'schedule update': 'schedules',
-  'schedule pause': 'schedules',
-  'schedule resume': 'schedules',
-  'schedule run': 'schedules',
-  'schedule delete': 'schedules',
+/** What positional arguments mean, by the command they belong to; null = nothing that is known. */
+export const ARGUMENTS: Readonly<Record<string, readonly (Subject | null)[]>> = {
+  'host add': [null],
+  'host rm': ['hosts'],
+  'vm show': ['vms'],
+  'repo add': [null],
+  'repo check-access': ['repositories'],
+  'repo limit': ['repositories'],
+  'repo lock': ['repositories'],
+  'repo copy': ['backups'],
+  'repo set': ['repositories'],
+  'repo key ls': ['repositories'],
+  'repo key add': ['repositories', null],
+  'repo key rm': ['repositories', null],
+  'repo key rotate': ['repositories'],
+  'repo rescan': ['repositories'],
+  'repo check': ['repositories'],
+  'offering create': [null],
+  'offering show': ['offerings'],
+  'offering update': ['offerings'],
+  'offering assign': ['offerings', 'vms'],
+  'offering remove': ['vms'],
+  'offering delete': ['offerings'],
+  'backup take': ['vms'],
+  'backup ls': ['vms'],
+  'backup show': ['backups'],
+  'backup delete': ['backups'],
+  'backup compress': ['backups'],
+  'backup validate': ['backups', null],
+  'backup pin': ['backups'],
+  'backup unpin': ['backups'],
+  'backup files': ['backups', null, null],
+  'backup mount': ['backups'],
+  restore: ['backups'],
+  'consolidation resume': ['vms'],
+  'consolidation undo': ['vms'],
+  'consolidation rate': ['vms', null],
+  'chain show': ['vms'],
+  'chain finish': ['vms'],
+  'chain merge': ['vms'],
+  'retention preview': ['vms'],
+  'retention apply': ['vms'],
+  'schedule create': [null],
+  'schedule show': ['schedules'],
+  'schedule update': ['schedules'],
+  'schedule pause': ['schedules'],
+  'schedule resume': ['schedules'],
+  'schedule run': ['schedules'],
+  'schedule delete': ['schedules'],
+  'job show': [null],
+  'job cancel': [null],
 };
 /** What an option's value means, wherever it stands. */
-const OPTIONS: Record<string, Subject> = {
+const OPTIONS: Readonly<Record<string, Subject>> = {
   host: 'hosts',
   repo: 'repositories',
   offering: 'offerings',
-  to: 'repositories',
-  from: 'repositories',
   'copy-to': 'repositories',
   vm: 'vms',
   'to-vm': 'vms',
   since: 'backups',
+};
+/** The same in one command: elsewhere these are folders. */
+const OPTIONS_OF: Readonly<Record<string, Readonly<Record<string, Subject>>>> = {
+  'repo copy': { to: 'repositories', from: 'repositories' },
 };
 /** There `--repo` is a folder. */
 const TAKES_FOLDER = new Set(['dev']);
@@ -100,15 +127,11 @@ function offerNames(tab: Tab, names: CatalogNames): void {
     for (const { value, description } of names[subject]) complete(value, description);
   };
   for (const [name, command] of tab.commands) {
-    const subject = ARGUMENTS[name];
-    const [argument] = [...command.arguments.values()];
-    if (subject !== undefined && argument !== undefined) argument.handler = offer(subject);
-    if (name === 'offering assign') {
-      const [first, second] = [...command.arguments.values()];
-      if (first !== undefined) first.handler = offer('offerings');
-      if (second !== undefined) second.handler = offer('vms');
+    for (const [place, argument] of [...command.arguments.values()].entries()) {
+      const subject = ARGUMENTS[name]?.[place];
+      if (subject != null) argument.handler = offer(subject);
     }
-    for (const [option, of] of Object.entries(OPTIONS)) {
+    for (const [option, of] of Object.entries({ ...OPTIONS, ...OPTIONS_OF[name] })) {
       const known = command.options.get(option);
       if (known !== undefined && !(option === 'repo' && TAKES_FOLDER.has(name))) known.handler = offer(of);
     }

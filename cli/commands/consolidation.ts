@@ -28,6 +28,7 @@ export function addConsolidationCommands(program: Command): void {
   consolidation
     .command('ls')
     .description('list them, with the job that makes their disks independent')
+    .addHelpText('after', '\nExample:\n  $ holdfast consolidation ls')
     .action(
       action(async (context) => {
         const all = (await (await context.catalog()).consolidations.list()).map(shown);
@@ -92,7 +93,7 @@ function addUndoCommand(consolidation: Command): void {
     .option('--dry-run', 'tell what would be lost and what comes back, and change nothing')
     .addHelpText(
       'after',
-      '\nThe VM must be off. What its guest wrote since the restore is lost; a VM that was restored as a new one goes.\n\nExample:\n  $ holdfast job cancel consolidateDisks-web-1-3f2c9a41 && holdfast consolidation undo web-1',
+      '\nThe VM must be off. What its guest wrote since the restore is lost; a VM that was restored as a new one goes.\n\nExamples:\n  $ holdfast job cancel consolidateDisks-web-1-3f2c9a41\n  $ holdfast consolidation undo web-1',
     )
     .action(
       action(async (context, name: string, flags: { dryRun?: boolean }) => {

@@ -38,7 +38,11 @@ export function addDevCommand(program: Command): void {
     .option('--host <name>', 'name of this KVM host', parseName, defaultHost())
     .option('--repo <dir>', 'directory repository (default: repository in the installation folder)')
     .option('--slots <n>', 'disks copied at once', parseCount, 4)
-    .addHelpText('after', '\nPrints `ready` when it is. Ends with Ctrl-C; what was running goes on at the next start.')
+    .addHelpText(
+      'after',
+      '\nPrints `ready` when it is. Ends with Ctrl-C; what was running goes on at the next start.' +
+        '\n\nExample:\n  $ holdfast dev --repo /srv/backups',
+    )
     .action(
       action(
         async ({ installation, output }, options: { libvirt: string; host: string; repo?: string; slots: number }) => {

@@ -14,6 +14,7 @@ export function addHostCommands(program: Command): void {
   host
     .command('ls')
     .description('list the hosts and whether their workers answer')
+    .addHelpText('after', '\nExample:\n  $ holdfast host ls')
     .action(
       action(async (context) => {
         const catalog = await context.catalog();
@@ -72,6 +73,7 @@ export function addHostCommands(program: Command): void {
     .command('rm')
     .description('forget a host that has no VMs with backups')
     .argument('<name>', 'name of the host', parseName)
+    .addHelpText('after', '\nExample:\n  $ holdfast host rm kvm-7')
     .action(
       action(async (context, name: string) => {
         const catalog = await context.catalog();

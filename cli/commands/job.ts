@@ -8,6 +8,7 @@ export function addJobCommands(program: Command): void {
     .command('ls')
     .description('list runs, newest first')
     .option('--running', 'only those that go on')
+    .addHelpText('after', '\nExample:\n  $ holdfast job ls --running')
     .action(
       action(async (context, flags: { running?: boolean }) => {
         const { listJobs } = await import('../../operations/jobs.ts');
@@ -25,6 +26,7 @@ export function addJobCommands(program: Command): void {
     .command('show')
     .description('show a run: its step, what it waits for, or how it ended')
     .argument('<id>', 'id of the job')
+    .addHelpText('after', '\nExample:\n  $ holdfast job show takeBackup-3f2c9a41')
     .action(
       action(async (context, id: string) => {
         const { describeJob } = await import('../../operations/jobs.ts');

@@ -51,6 +51,7 @@ Examples:
   offering
     .command('ls')
     .description('list the offerings')
+    .addHelpText('after', '\nExample:\n  $ holdfast offering ls')
     .action(
       action(async (context) => {
         const catalog = await context.catalog();
@@ -62,6 +63,7 @@ Examples:
     .command('show')
     .description('show all that an offering says, and the VMs that have it')
     .argument('<name>', 'its name', parseName)
+    .addHelpText('after', '\nExample:\n  $ holdfast offering show gold')
     .action(
       action(async (context, name: string) => {
         const catalog = await context.catalog();

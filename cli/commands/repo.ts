@@ -69,6 +69,7 @@ export function addRepoCommands(program: Command): void {
   repo
     .command('ls')
     .description('list the repositories')
+    .addHelpText('after', '\nExamples:\n  $ holdfast repo ls\n  $ holdfast repo ls --json')
     .action(
       action(async (context) => {
         const catalog = await context.catalog();

@@ -80,6 +80,7 @@ export function addScheduleCommands(program: Command): void {
   schedule
     .command('ls')
     .description('list schedules: their next three runs, and the last result of each VM')
+    .addHelpText('after', '\nExample:\n  $ holdfast schedule ls')
     .action(
       action(async (context) => {
         const { showSchedule } = await operations();
@@ -93,6 +94,7 @@ export function addScheduleCommands(program: Command): void {
     .command('show')
     .description('show a schedule, its rules, its last runs and the last result of each VM')
     .argument('<name>', 'name of the schedule', parseName)
+    .addHelpText('after', '\nExample:\n  $ holdfast schedule show nightly')
     .action(
       action(async (context, name: string) => {
         const { scheduleNamed, showSchedule } = await operations();
@@ -120,6 +122,7 @@ export function addScheduleCommands(program: Command): void {
     .alias('unpause')
     .description('let a paused schedule run again, from its next time on')
     .argument('<name>', 'name of the schedule', parseName)
+    .addHelpText('after', '\nExample:\n  $ holdfast schedule resume nightly')
     .action(
       action(async (context, name: string) => {
         const { resumeSchedule } = await operations();
@@ -132,6 +135,7 @@ export function addScheduleCommands(program: Command): void {
     .description('run a schedule now, also a paused one')
     .argument('<name>', 'name of the schedule', parseName)
     .option('--no-wait', 'print the job and return')
+    .addHelpText('after', '\nExample:\n  $ holdfast schedule run nightly --no-wait')
     .action(
       action(async (context, name: string, flags: { wait: boolean }) => {
         const [{ scheduleNamed }, { startSchedule }] = await Promise.all([
@@ -163,6 +167,7 @@ export function addScheduleCommands(program: Command): void {
     .command('delete')
     .description('delete a schedule; its backups, and runs that go on, stay')
     .argument('<name>', 'name of the schedule', parseName)
+    .addHelpText('after', '\nExample:\n  $ holdfast schedule delete nightly')
     .action(
       action(async (context, name: string) => {
         const { deleteSchedule } = await operations();

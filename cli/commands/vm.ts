@@ -15,6 +15,7 @@ export function addVmCommands(program: Command): void {
     .description('list the VMs of all hosts')
     .option('--refresh', 'ask the hosts first', true)
     .option('--no-refresh', 'show what the catalog knows')
+    .addHelpText('after', '\nExamples:\n  $ holdfast vm ls\n  $ holdfast vm ls --no-refresh --json')
     .action(
       action(async (context, options: { refresh: boolean }) => {
         const catalog = await context.catalog();
@@ -40,6 +41,7 @@ export function addVmCommands(program: Command): void {
   vm.command('show')
     .description('show one VM, its state and its backups')
     .argument('<vm>', 'name or UUID', parseVm)
+    .addHelpText('after', '\nExample:\n  $ holdfast vm show web-1')
     .action(
       action(async (context, name: string) => {
         const catalog = await context.catalog();

@@ -12,6 +12,7 @@ export function addWorkerCommands(program: Command): void {
     .command('control')
     .description('run the workflows, and the steps that need the catalog')
     .option('--metrics <address>', 'serve Prometheus metrics, say on 127.0.0.1:9464')
+    .addHelpText('after', '\nExample:\n  $ holdfast worker control --metrics 127.0.0.1:9464')
     .action(
       action(async ({ installation }, options: { metrics?: string }) => {
         const { runControlWorker } = await import('../../workers/control.ts');

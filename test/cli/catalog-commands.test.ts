@@ -53,6 +53,12 @@ describe('commands that need the catalog alone', () => {
     });
     const repositories = runCli(['complete', '--', 'backup', 'take', '--data', data, '--repo', '']);
     expect(repositories.stdout).toContain('main\t');
+    for (const command of ['repo key rotate', 'repo rescan', 'repo copy 3f2c9a41 --to']) {
+      const known = runCli(['complete', '--', '--data', data, ...command.split(' '), '']);
+      expect(known.stdout).toContain('main\t');
+    }
+    const folders = runCli(['complete', '--', '--data', data, 'restore', '3f2c9a41', '--to', '']);
+    expect(folders.stdout).not.toContain('main\t');
   }, 120_000);
 
   it('take --json and --data before and after the command, and HOLDFAST_DATA', async () => {

@@ -97,6 +97,19 @@ describe('help', () => {
     walk(createProgram(), 'holdfast');
     expect(undescribed).toEqual([]);
   });
+
+  it('gives an example of every command', () => {
+    const without: string[] = [];
+    const walk = (command: Command, path: string): void => {
+      for (const sub of command.commands) walk(sub, `${path} ${sub.name()}`);
+      if (command.commands.length > 0) return;
+      let help = '';
+      command.configureOutput({ writeOut: (text) => void (help += text) }).outputHelp();
+      if (!help.includes(`$ ${path}`)) without.push(path);
+    };
+    walk(createProgram(), 'holdfast');
+    expect(without).toEqual([]);
+  });
 });
 
 it('runs through a symbolic link', async () => {
