@@ -136,24 +136,27 @@ export interface TransferResult {
   writtenBytes: number;
 }
 
-export interface SealOptions {
-  /** Not encrypted. */
+export interface RecryptOptions {
+  /** Opened where it is encrypted. */
   file: ChainFile;
   sink: CopySink;
-  /** X25519, `age1…`. The file's key is new with each call and lies nowhere, so a later attempt begins anew. */
-  recipient: string;
+  /**
+   * X25519, `age1…`; absent: the new file is not encrypted. The file's key is new with each call and lies nowhere, so a later
+   * attempt begins anew.
+   */
+  recipient?: string | undefined;
   pace?: Pace;
   signal: AbortSignal;
-  /** Of the sealed file. */
+  /** Of the new file. */
   onProgress?: (doneBytes: number) => void;
 }
 
-export interface SealResult {
-  /** Length of the sealed file. */
+export interface RecryptResult {
+  /** Length of the new file. */
   storedBytes: number;
-  /** Length of the file in it. */
+  /** Length of the qcow2 file in it. */
   plainBytes: number;
-  /** Of the sealed file. */
+  /** Of the new file. */
   segments: SegmentSum[];
 }
 
@@ -168,8 +171,11 @@ export interface CopierPool extends AsyncDisposable {
   rewriteFile(options: RewriteOptions): Promise<RewriteResult>;
   /** Writes a stored file into another place as it is, every segment once its hash is right. */
   transferFile(options: TransferOptions): Promise<TransferResult>;
-  /** Encrypts a stored file on its way into another place, every segment once its hash is right: see repository/age-file.ts. */
-  sealFile(options: SealOptions): Promise<SealResult>;
+  /**
+   * Encrypts, decrypts or encrypts anew a stored file on its way into another place, every segment once its hash is right: see
+   * repository/age-file.ts. Plain bytes of an encrypted file are in memory alone.
+   */
+  recryptFile(options: RecryptOptions): Promise<RecryptResult>;
   /** Reads every segment of a stored file and compares its hash. */
   verifyFile(
     file: ChainFile,

@@ -1,8 +1,8 @@
 import type { CopierPool } from './contract.ts';
 import { copyDisk } from './copy-disk.ts';
+import { recryptFile } from './recrypt-file.ts';
 import { restoreDisk } from './restore-disk.ts';
 import { rewriteFile } from './rewrite-file.ts';
-import { sealFile } from './seal-file.ts';
 import { ThreadPool } from './thread-pool.ts';
 import { transferFile } from './transfer-file.ts';
 import { verifyFile } from './verify-file.ts';
@@ -16,9 +16,9 @@ export function createCopierPool({ threads = 2 }: { threads?: number } = {}): Co
   const pool = new ThreadPool({ threads });
   return {
     copyDisk: (options) => copyDisk(pool, options),
+    recryptFile: (options) => recryptFile(pool, options),
     restoreDisk: (options) => restoreDisk(pool, options),
     rewriteFile: (options) => rewriteFile(pool, options),
-    sealFile: (options) => sealFile(pool, options),
     transferFile: (options) => transferFile(pool, options),
     verifyFile: (file, options) => verifyFile(pool, file, options),
     [Symbol.asyncDispose]: () => pool[Symbol.asyncDispose](),

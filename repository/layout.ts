@@ -40,6 +40,9 @@ const AGE_SUFFIX = '.age';
 /** The key of a disk's file where it is encrypted; `key` is that of the plain one. */
 export const encryptedKey = (key: string): string => `${key}${AGE_SUFFIX}`;
 
+/** The other way round: the key that it would have if it were not encrypted. */
+export const plainKey = (key: string): string => (key.endsWith(AGE_SUFFIX) ? key.slice(0, -AGE_SUFFIX.length) : key);
+
 /** `<vm-uuid>/disk-<n>/full-20261121-120000.qcow2`, or `incr-…` for an incremental; with `.age` where it is encrypted. */
 export const diskFileKey = (file: {
   vmUuid: string;
@@ -93,8 +96,7 @@ export function isBackupFile(key: string): boolean {
  * the qcow2 file in it, so that a chain that was decrypted by hand opens.
  */
 export function nameOfKey(key: string): string {
-  const name = key.slice(key.lastIndexOf('/') + 1);
-  return name.endsWith(AGE_SUFFIX) ? name.slice(0, -AGE_SUFFIX.length) : name;
+  return plainKey(key.slice(key.lastIndexOf('/') + 1));
 }
 
 /** The VM and backup of a manifest's key; undefined for other keys. */

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { backupDiskRecord } from './catalog.ts';
 import { plainName } from './names.ts';
-import { repositoryRecord } from './repository.ts';
+import { repositoryRecord, settingsOf, type RepositoryRecord } from './repository.ts';
 import { backupType } from './states.ts';
 
 /**
@@ -34,10 +34,25 @@ export const copyPlan = z.object({
   vm: z.object({ uuid: z.string(), name: z.string() }),
   from: repositoryRecord,
   to: repositoryRecord,
+  /** The copy may be plain though the original is encrypted: only where that was asked for. */
+  decrypt: z.boolean().optional(),
   /** Counted from when the work really starts, all attempts together. */
   timeLimitSeconds: z.int().positive(),
 });
 export type CopyPlan = z.infer<typeof copyPlan>;
+
+/** Why nothing is copied from one repository to another; undefined where it can be: copies are never silently plain. */
+export function decryptionProblem(
+  from: RepositoryRecord,
+  to: RepositoryRecord,
+  { decrypt }: { decrypt: boolean },
+): string | undefined {
+  if (decrypt || settingsOf(from).encryption === null || settingsOf(to).encryption !== null) return undefined;
+  return (
+    `repository ${from.name} is encrypted and ${to.name} is not: copies there would be plain. Copy to an encrypted ` +
+    'repository, or say that this is meant: --decrypt'
+  );
+}
 
 /** What the manifest of a copy says. */
 export const copiedBackup = z.object({
@@ -53,7 +68,7 @@ export type CopiedBackup = z.infer<typeof copiedBackup>;
 export const backupToCopy = z.object({
   id: z.string(),
   instant: z.string().nullable(),
-  /** As the original takes; an encrypted target takes a little more. */
+  /** As the original takes; encrypted files take a little more than plain ones. */
   storedBytes: z.int().nonnegative(),
   parentId: z.string().nullable(),
   /** Not wanted for itself: others are built on it. */

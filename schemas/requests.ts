@@ -150,6 +150,8 @@ export const copyBackupRequest = z.strictObject({
   to: plainName,
   /** Only tell what would be copied. */
   dryRun: z.boolean().optional(),
+  /** Copies in a repository that is not encrypted may be plain though their originals are encrypted. */
+  decrypt: z.boolean().optional(),
   timeLimitSeconds: z.int().positive().optional(),
   requestedBy: z.string().max(200).optional(),
 });
@@ -163,6 +165,8 @@ export const copyRepositoryRequest = z.strictObject({
   vm: vm.optional(),
   /** Only tell what would be copied. */
   dryRun: z.boolean().optional(),
+  /** Copies in a repository that is not encrypted may be plain though their originals are encrypted. */
+  decrypt: z.boolean().optional(),
   timeLimitSeconds: z.int().positive().optional(),
   requestedBy: z.string().max(200).optional(),
 });

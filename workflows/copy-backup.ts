@@ -9,12 +9,16 @@ import { parseRequest } from './parse-request.ts';
 /** Copies a backup to another repository, those first that it is built on and that are not there. */
 export async function copyBackup(request: CopyBackupRequest, carried?: CopiedVm): Promise<CopiedVm> {
   const asked = parseRequest(copyBackupRequest, 'copyBackup', request);
-  const { backupId, to, dryRun = false, timeLimitSeconds = null } = asked;
+  const { backupId, to, dryRun = false, decrypt = false, timeLimitSeconds = null } = asked;
   const view = new OperationView('copyBackup', '');
   view.about({ repository: to, backupId });
   try {
-    const copied = await copyInOrder({ to, what: { backupId } }, { dryRun, timeLimitSeconds }, view, carried, (done) =>
-      continueAsNew<typeof copyBackup>(asked, done),
+    const copied = await copyInOrder(
+      { to, what: { backupId }, decrypt },
+      { dryRun, timeLimitSeconds },
+      view,
+      carried,
+      (done) => continueAsNew<typeof copyBackup>(asked, done),
     );
     const [problem] = copied.problems;
     if (problem !== undefined) {

@@ -50,7 +50,7 @@ export async function copyInOrder(
       };
     }
     if (revived.length > 0) await control.reviveCopies(revived, order.to);
-    await copySteps(steps, order.to, wishes, done, view);
+    await copySteps(steps, order, wishes, done, view);
     if (planned.left === 0) return done;
     if (workflowInfo().continueAsNewSuggested) await goOn(done);
   }
@@ -58,7 +58,7 @@ export async function copyInOrder(
 
 async function copySteps(
   steps: PlannedCopies['steps'],
-  to: string,
+  { to, decrypt = false }: CopyOrder,
   { timeLimitSeconds }: CopyWishes,
   done: CopiedVm,
   view: OperationView,
@@ -70,7 +70,7 @@ async function copySteps(
       continue;
     }
     try {
-      done.writtenBytes += await copyUnderAdmission({ backupId: step.id, to, timeLimitSeconds }, view);
+      done.writtenBytes += await copyUnderAdmission({ backupId: step.id, to, decrypt, timeLimitSeconds }, view);
       done.copied.push(step);
     } catch (error) {
       if (isCancellation(error)) throw error;

@@ -54,9 +54,13 @@ async function copyVm(
   carried: CopiedVm | undefined,
   view: OperationView,
 ): Promise<CopiedVm> {
-  const { to, from, dryRun = false, timeLimitSeconds = null } = asked;
-  const done = await copyInOrder({ to, from, what: { vm } }, { dryRun, timeLimitSeconds }, view, carried, (so) =>
-    continueAsNew<typeof copyRepository>(asked, so),
+  const { to, from, dryRun = false, decrypt = false, timeLimitSeconds = null } = asked;
+  const done = await copyInOrder(
+    { to, from, what: { vm }, decrypt },
+    { dryRun, timeLimitSeconds },
+    view,
+    carried,
+    (so) => continueAsNew<typeof copyRepository>(asked, so),
   );
   const told = `${done.copied.length} copied, ${done.problems.length} problems`;
   view.ended(done.problems.length > 0 ? 'failed' : 'done', dryRun ? 'a dry run: nothing was copied' : told);
@@ -68,7 +72,7 @@ async function copyFleet(
   carried: Carried | undefined,
   view: OperationView,
 ): Promise<CopiedRepository> {
-  const { to, from = null, dryRun = false } = asked;
+  const { to, from = null, dryRun = false, decrypt = false } = asked;
   const totals: Carried = carried ?? {
     repository: to,
     dryRun,
@@ -80,7 +84,7 @@ async function copyFleet(
     after: null,
   };
   for (;;) {
-    const page = await controlActivities().vmsToCopy({ to, from }, totals.after, PAGE);
+    const page = await controlActivities().vmsToCopy({ to, from, decrypt }, totals.after, PAGE);
     if (page.after === null) break;
     const queue = [...page.vms];
     await Promise.all(

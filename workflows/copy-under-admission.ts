@@ -16,14 +16,19 @@ const LIMIT_SLACK_SECONDS = 60;
  * Returns the bytes that were written.
  */
 export async function copyUnderAdmission(
-  { backupId, to, timeLimitSeconds }: { backupId: string; to: string; timeLimitSeconds: number | null },
+  {
+    backupId,
+    to,
+    decrypt,
+    timeLimitSeconds,
+  }: { backupId: string; to: string; decrypt: boolean; timeLimitSeconds: number | null },
   view: OperationView,
 ): Promise<number> {
   const control = controlActivities();
   const operationId = uuid4();
   let begun: { plan: CopyPlan; host?: string } | undefined;
   try {
-    const order = await control.planCopy(operationId, backupId, to, timeLimitSeconds, thisRun());
+    const order = await control.planCopy(operationId, backupId, to, timeLimitSeconds, thisRun(), decrypt);
     const { plan, admission, hosts, heartbeatSeconds } = order;
     view.about({ vm: plan.vm, repository: to, backupId });
     view.step('asking for admission');

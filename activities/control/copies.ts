@@ -1,8 +1,14 @@
 import type { BackupRecord, CopyRecord } from '../../catalog/contract.ts';
 import type { AdmissionRequest, Offering } from '../../schemas/catalog.ts';
-import type { BackupToCopy, BlockedCopy, CopiedBackup, CopyPlan } from '../../schemas/copy.ts';
+import {
+  decryptionProblem,
+  type BackupToCopy,
+  type BlockedCopy,
+  type CopiedBackup,
+  type CopyPlan,
+} from '../../schemas/copy.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
-import { settingsOf, type RepositoryRecord } from '../../schemas/repository.ts';
+import type { RepositoryRecord } from '../../schemas/repository.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { PRESENT } from './delete-backup.ts';
 import { hasFiles, planCopies } from './plan-copies.ts';
@@ -17,6 +23,8 @@ export interface CopyOrder {
   /** One backup, or all of a VM. */
   what: { backupId: string } | { vm: string };
   from?: string | undefined;
+  /** Copies may be plain though their originals are encrypted. */
+  decrypt?: boolean | undefined;
 }
 
 export interface PlannedCopies {
@@ -83,39 +91,45 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
 
   async function plannedFor(
     vm: { uuid: string; name: string },
-    to: string,
-    options: { only?: string; from?: string | undefined; without: string[] },
+    to: RepositoryRecord,
+    options: { only?: string; from?: string | undefined; decrypt: boolean; without: string[] },
   ): Promise<PlannedCopies> {
     const backups = await catalog.backups.records({ vm: vm.uuid, states: PRESENT });
-    const copies = await catalog.copies.list({ vm: vm.uuid, repository: to });
+    const copies = await catalog.copies.list({ vm: vm.uuid, repository: to.name });
+    const refused = new Map<string, string>();
+    for (const repository of await catalog.repositories.list()) {
+      const problem = decryptionProblem(repository, to, options);
+      if (problem !== undefined) refused.set(repository.name, problem);
+    }
     const offering = (await catalog.vms.find(vm.uuid))?.offering ?? null;
     const protecting = offering === null ? undefined : await catalog.offerings.find(offering);
     const { steps, ...planned } = planCopies(backups, copies, {
-      to,
+      to: to.name,
+      refused,
       ...(options.only === undefined ? {} : { only: options.only }),
       ...(options.from === undefined ? {} : { from: options.from }),
-      rules: protecting?.copyTo === to ? protecting.copyRetention : null,
+      rules: protecting?.copyTo === to.name ? protecting.copyRetention : null,
       without: new Set(options.without),
       now: new Date(),
     });
     const left = Math.max(0, steps.length - STEPS_AT_ONCE);
-    return { vm, to, ...planned, steps: steps.slice(0, STEPS_AT_ONCE), left };
+    return { vm, to: to.name, ...planned, steps: steps.slice(0, STEPS_AT_ONCE), left };
   }
 
   return {
     /**
      * What it takes that a backup, or all of a VM, have a copy in the repository.
      * @param without ids that are not to be tried again
-     * @throws RepositoryNotFound, BackupNotFound, BackupNotCopyable, VmNotFound, VmAmbiguous, EncryptionMismatch
+     * @throws RepositoryNotFound, BackupNotFound, BackupNotCopyable, VmNotFound, VmAmbiguous
      */
-    async planCopies({ to, what, from }: CopyOrder, without: string[]): Promise<PlannedCopies> {
-      await repositoryNamed(to);
+    async planCopies({ to, what, from, decrypt = false }: CopyOrder, without: string[]): Promise<PlannedCopies> {
+      const target = await repositoryNamed(to);
       if (from !== undefined) await repositoryNamed(from);
       if (from === to) throw new HoldfastError('InvalidRequest', `from: ${to} is the repository that gets the copies`);
-      if ('vm' in what) return await plannedFor(await vmNamed(what.vm), to, { from, without });
+      if ('vm' in what) return await plannedFor(await vmNamed(what.vm), target, { from, decrypt, without });
       const record = await recordOf(what.backupId);
       requireCopyable(record, to);
-      return await plannedFor(record.backup.vm, to, { only: what.backupId, without });
+      return await plannedFor(record.backup.vm, target, { only: what.backupId, decrypt, without });
     },
 
     /** Hidden copies whose files are there are listed again. */
@@ -133,13 +147,15 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
       to: string,
       timeLimitSeconds: number | null,
       run: Run,
+      decrypt = false,
     ): Promise<PlannedCopy> {
       const record = await recordOf(backupId);
       const { backup } = record;
       requireCopyable(record, to);
       const from = await repositoryNamed(backup.repository);
       const target = await repositoryNamed(to);
-      requirePlain(from);
+      const problem = decryptionProblem(from, target, { decrypt });
+      if (problem !== undefined) throw new HoldfastError('EncryptionMismatch', problem);
       const offering = await offeringOf(record);
       return {
         plan: {
@@ -148,6 +164,7 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
           vm: backup.vm,
           from,
           to: target,
+          ...(decrypt ? { decrypt } : {}),
           timeLimitSeconds: timeLimitSeconds ?? DEFAULT_TIME_LIMIT_SECONDS,
         },
         admission: {
@@ -241,11 +258,11 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
      * `after` is where the next page begins; null when there is none.
      */
     async vmsToCopy(
-      { to, from }: { to: string; from: string | null },
+      { to, from, decrypt = false }: { to: string; from: string | null; decrypt?: boolean | undefined },
       after: CopyCursor | null,
       limit: number,
     ): Promise<{ vms: { uuid: string; name: string }[]; after: CopyCursor | null }> {
-      await repositoryNamed(to);
+      const target = await repositoryNamed(to);
       if (from !== null) await repositoryNamed(from);
       const sources = (await catalog.repositories.list())
         .map(({ name }) => name)
@@ -258,7 +275,7 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
         const vms: { uuid: string; name: string }[] = [];
         for (const uuid of uuids) {
           const name = (await catalog.vms.find(uuid))?.name ?? uuid;
-          const planned = await plannedFor({ uuid, name }, to, { from: repository, without: [] });
+          const planned = await plannedFor({ uuid, name }, target, { from: repository, decrypt, without: [] });
           if (planned.steps.length + planned.blocked.length > 0) vms.push({ uuid, name });
         }
         return { vms, after: { repository, vm: last } };
@@ -274,12 +291,3 @@ export interface CopyCursor {
 }
 
 const ENDED: NonNullable<CopyRecord['failure']> = { type: 'Terminated', message: 'its run was ended by force' };
-
-/** Copying takes no identity: what is not encrypted can be encrypted on the way, not the other way round. @throws EncryptionMismatch */
-function requirePlain(from: RepositoryRecord): void {
-  if (settingsOf(from).encryption === null) return;
-  throw new HoldfastError(
-    'EncryptionMismatch',
-    `repository ${from.name} is encrypted: this version copies only from a repository that is not encrypted`,
-  );
-}

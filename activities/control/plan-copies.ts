@@ -39,12 +39,14 @@ export function planCopies(
     from?: string;
     /** What is kept there: what these rules would let go at once is not copied. */
     rules: RetentionRules | null;
+    /** Repositories that nothing is copied from, and why. */
+    refused: ReadonlyMap<string, string>;
     /** Not to be tried. */
     without: ReadonlySet<string>;
     now: Date;
   },
 ): CopiesToMake {
-  const { to, only, from, rules, without, now } = options;
+  const { to, only, from, rules, refused, without, now } = options;
   const byId = new Map(backups.map((record) => [record.backup.id, record]));
   const stateThere = new Map(copies.map(({ backupId, state }) => [backupId, state]));
   const plan: CopiesToMake = { steps: [], revived: [], present: 0, blocked: [] };
@@ -71,7 +73,10 @@ export function planCopies(
     const line = lineTo(record, byId, stateThere);
     const gone = line.find((each) => typeof each === 'string');
     const broken = line.find((each) => typeof each !== 'string' && each.damage !== null);
-    if (gone !== undefined) {
+    const refusal = refused.get(record.backup.repository);
+    if (refusal !== undefined) {
+      block(record, 'EncryptionMismatch', refusal);
+    } else if (gone !== undefined) {
       block(
         record,
         'BackupNotCopyable',

@@ -1,19 +1,21 @@
 import { Context } from '@temporalio/activity';
-import { BlobStoreError, type BlobStore, type BlobUpload } from '../../repository/blob-store.ts';
-import { slower, type Pace } from '../../copier/pace.ts';
+import { BlobStoreError, type BlobStore } from '../../repository/blob-store.ts';
+import { slower } from '../../copier/pace.ts';
 import { storedLength } from '../../repository/age-file.ts';
 import { checkChainFiles } from '../../repository/check-chain.ts';
 import { openRepository } from '../../repository/identity.ts';
-import { encryptedKey, manifestKey, validationKey } from '../../repository/layout.ts';
-import { createManifest, filesNamedBy, listStoredManifests, readManifest } from '../../repository/manifest.ts';
-import { sealBytes, sealManifest } from '../../repository/sealed-manifest.ts';
-import { readSums, writeSums } from '../../repository/sums.ts';
-import type { CopiedBackup, CopyPlan } from '../../schemas/copy.ts';
+import { manifestKey, validationKey } from '../../repository/layout.ts';
+import { createManifest, readManifest } from '../../repository/manifest.ts';
+import { keysFor, type RepositoryKeys } from '../../repository/repository-keys.ts';
+import { openBytes, sealBytes, sealManifest, unsealManifest } from '../../repository/sealed-manifest.ts';
+import { decryptionProblem, type CopiedBackup, type CopyPlan } from '../../schemas/copy.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { Manifest, ManifestDisk } from '../../schemas/manifest.ts';
 import type { CopyHeartbeat } from '../../schemas/plan.ts';
-import { settingsOf, type RepositoryEncryption, type RepositoryRecord } from '../../schemas/repository.ts';
+import { settingsOf, type RepositoryRecord } from '../../schemas/repository.ts';
 import { cancellationSignal } from '../cancellation.ts';
+import { requireOpening } from './chain-files.ts';
+import { createCopyFile, type CopyWay } from './copy-file.ts';
 import type { CopyNote } from './copy-notes.ts';
 import type { HostDependencies } from './dependencies.ts';
 
@@ -25,16 +27,6 @@ const MAX_SCREENSHOT_BYTES = 16 * 1024 * 1024;
 /** Names the copy of a backup for the fence. */
 export const copyFence = (operationId: string): string => `copy ${operationId}`;
 
-/** How the file of a disk is copied. */
-interface Way {
-  source: BlobStore;
-  target: BlobStore;
-  note: CopyNote;
-  pace: Pace;
-  signal: AbortSignal;
-  onProgress: (doneBytes: number) => void;
-}
-
 export async function openStoreOf(
   openStore: HostDependencies['openStore'],
   repository: RepositoryRecord,
@@ -45,28 +37,37 @@ export async function openStoreOf(
 }
 
 export const createCopyBackup = ({ copier, openStore, fence, paces, copies }: HostDependencies) => {
+  const copyFile = createCopyFile(copier, copies);
   return {
     /**
      * Copies the files of a backup to another repository as they are stored, each segment once its hash is right, then its
-     * manifest. Into an encrypted one they are encrypted on the way, which takes no identity. Repeatable: a new attempt goes on
-     * where the former one stopped; with a file that is encrypted it begins anew, because its key was in no note.
-     * @throws IntegrityMismatch and BackupFileMissing of the original, BackupNotCopyable, RepositoryFull, RepositoryReadOnly,
-     *   RepositoryUnavailable, TimeLimitReached
+     * manifest. Into an encrypted one they are encrypted on the way, which takes no identity; out of one they are opened on the
+     * way, in memory, with the identity of its hosts. Repeatable: a new attempt goes on where the former one stopped; with a file
+     * that gets another form it begins anew, because its key was in no note.
+     * @throws IntegrityMismatch and BackupFileMissing of the original, BackupNotCopyable, EncryptionMismatch, KeyMissing, KeyWrong,
+     *   RepositoryFull, RepositoryReadOnly, RepositoryUnavailable, TimeLimitReached
      */
     async copyBackupFiles(plan: CopyPlan): Promise<CopiedBackup> {
       const context = Context.current();
       return await fence.run(copyFence(plan.operationId), cancellationSignal(), async (fenced) => {
+        requireForm(plan);
         const source = await openStoreOf(openStore, plan.from);
         const target = await openStoreOf(openStore, plan.to);
         const there = await presentCopy(target, plan);
         if (there !== undefined) return { ...contentOf(there), writtenBytes: 0 };
-        const manifest = await readManifest(source, plan.vm.uuid, plan.backupId);
-        await requireParent(target, plan, manifest);
+        const stored = await readManifest(source, plan.vm.uuid, plan.backupId);
+        await requireParent(target, plan, stored);
+        const keys = await keysFor(source, plan.from);
+        const manifest = await unsealManifest(stored, keys);
+        await requireOpening(source, keys, manifest.disks);
         const note = await beginNote(plan);
         const deadline = new AbortController();
         const signal = AbortSignal.any([fenced, deadline.signal]);
         const { encryption } = settingsOf(plan.to);
-        const sizes = manifest.disks.map(({ storedBytes }) => (encryption ? storedLength(storedBytes) : storedBytes));
+        const sizes = manifest.disks.map((disk) => {
+          const plainBytes = disk.encryption?.plainBytes ?? disk.storedBytes;
+          return encryption === null ? plainBytes : storedLength(plainBytes);
+        });
         const totalBytes = sizes.reduce((sum, sizeBytes) => sum + sizeBytes, 0);
         const pace = slower(await paces.of(source, plan.from.id), await paces.of(target, plan.to.id));
         const heartbeat: CopyHeartbeat = {
@@ -89,13 +90,13 @@ export const createCopyBackup = ({ copier, openStore, fence, paces, copies }: Ho
           for (const disk of manifest.disks) {
             const before = heartbeat.copiedBytes;
             const onProgress = (doneBytes: number): void => void (heartbeat.copiedBytes = before + doneBytes);
-            const way: Way = { source, target, note, pace, signal, onProgress };
-            const copied = encryption ? await sealFile(way, disk, encryption) : await copyFile(way, disk);
+            const way: CopyWay = { source, target, keys, note, pace, signal, onProgress };
+            const copied = await copyFile(way, disk);
             disks.push(copied.disk);
             writtenBytes += copied.writtenBytes;
             heartbeat.copiedBytes = before + copied.disk.storedBytes;
           }
-          const screenshot = await copyScreenshot(source, target, plan);
+          const screenshot = await copyScreenshot(source, target, keys, plan);
           signal.throwIfAborted();
           const { validationResult } = manifest;
           const copied: Manifest = {
@@ -104,7 +105,8 @@ export const createCopyBackup = ({ copier, openStore, fence, paces, copies }: Ho
             ...(validationResult === undefined ? {} : { validationResult: { ...validationResult, screenshot } }),
             copiedFrom: { repositoryId: plan.from.id, copiedAt: new Date(note.startedMs).toISOString() },
           };
-          await createManifest(target, encryption ? await sealManifest(copied, encryption) : copied);
+          const hideNames = encryption?.hideNames === true || settingsOf(plan.from).encryption?.hideNames === true;
+          await createManifest(target, encryption ? await sealManifest(copied, { ...encryption, hideNames }) : copied);
           return { ...contentOf(copied), writtenBytes };
         } catch (error) {
           fenced.throwIfAborted();
@@ -124,74 +126,13 @@ export const createCopyBackup = ({ copier, openStore, fence, paces, copies }: Ho
     await copies.write(note); // before the first byte: what is begun must be found again
     return note;
   }
-
-  /** What an earlier attempt finished is left as it is. */
-  async function copyFile(
-    { source, target, note, ...how }: Way,
-    disk: ManifestDisk,
-  ): Promise<{ disk: ManifestDisk; writtenBytes: number }> {
-    const segments = await readSums(source, disk);
-    const noted = note.files.find(({ file }) => file === disk.file);
-    const former = noted && (await target.resumeUpload(disk.file, noted.token));
-    if (noted !== undefined && former === undefined) {
-      const isFinished = (await target.statBlob(disk.file))?.sizeBytes === disk.storedBytes;
-      if (isFinished) return { disk, writtenBytes: 0 };
-    }
-    const upload = former ?? (await beginUpload(target, note, disk.file));
-    const { writtenBytes } = await copier.transferFile({
-      file: { source: source.source(disk.file), storedBytes: disk.storedBytes, segments },
-      sink: upload.sink,
-      resumed: former !== undefined,
-      ...how,
-    });
-    await writeSums(target, disk.file, segments);
-    await upload.finish(disk.storedBytes);
-    return { disk, writtenBytes };
-  }
-
-  /** What an earlier attempt finished is left as it is; what it began is removed. */
-  async function sealFile(
-    { source, target, note, ...how }: Way,
-    disk: ManifestDisk,
-    { recipient }: RepositoryEncryption,
-  ): Promise<{ disk: ManifestDisk; writtenBytes: number }> {
-    const file = encryptedKey(disk.file);
-    const backingFile = disk.backingFile === null ? null : encryptedKey(disk.backingFile);
-    const noted = note.files.find((each) => each.file === file);
-    const former = noted && (await target.resumeUpload(file, noted.token));
-    if (noted?.sealed !== undefined && former === undefined) {
-      const isFinished = (await target.statBlob(file))?.sizeBytes === noted.sealed.storedBytes;
-      if (isFinished) return { disk: { ...disk, file, backingFile, ...noted.sealed }, writtenBytes: 0 };
-    }
-    await former?.abort();
-    const segments = await readSums(source, disk);
-    const upload = await beginUpload(target, note, file);
-    const { storedBytes, plainBytes, ...written } = await copier.sealFile({
-      file: { source: source.source(disk.file), storedBytes: disk.storedBytes, segments },
-      sink: upload.sink,
-      recipient,
-      ...how,
-    });
-    const sums = await writeSums(target, file, written.segments);
-    const sealed = { storedBytes, encryption: { format: 'age' as const, plainBytes }, sums };
-    note.files = note.files.map((each) => (each.file === file ? { ...each, sealed } : each));
-    await copies.write(note);
-    await upload.finish(storedBytes);
-    return { disk: { ...disk, file, backingFile, ...sealed }, writtenBytes: storedBytes };
-  }
-
-  async function beginUpload(target: BlobStore, note: CopyNote, file: string): Promise<BlobUpload> {
-    const upload = await target.createUpload(file, { expectedBytes: 0 }).catch(async (error: unknown) => {
-      if (!(error instanceof BlobStoreError) || error.code !== 'exists') throw error;
-      await requireUnnamed(target, note.plan, file);
-      await target.deleteBlob(file); // begun by an attempt that was killed before it noted its token
-      return await target.createUpload(file, { expectedBytes: 0 });
-    });
-    note.files = [...note.files.filter((each) => each.file !== file), { file, token: upload.token }];
-    await copies.write(note);
-    return upload;
-  }
 };
+
+/** Encryption is never silently off. @throws EncryptionMismatch */
+function requireForm({ from, to, decrypt = false }: CopyPlan): void {
+  const problem = decryptionProblem(from, to, { decrypt });
+  if (problem !== undefined) throw new HoldfastError('EncryptionMismatch', problem);
+}
 
 /** What is in the target of a backup that has its manifest there; undefined when it has none. */
 async function presentCopy(target: BlobStore, { vm, backupId, to }: CopyPlan): Promise<Manifest | undefined> {
@@ -225,18 +166,6 @@ async function requireParent(target: BlobStore, { vm, to }: CopyPlan, { id, pare
   );
 }
 
-/** Two backups of one VM have files of one name only where somebody put them there. @throws BackupNotCopyable */
-async function requireUnnamed(target: BlobStore, { vm, backupId, to }: CopyPlan, file: string): Promise<void> {
-  for await (const { backupId: other, manifest, error } of listStoredManifests(target, vm.uuid)) {
-    if (error !== undefined) throw error;
-    if (!filesNamedBy(manifest).includes(file)) continue;
-    throw new HoldfastError(
-      'BackupNotCopyable',
-      `backup ${backupId}: its file ${file} is in repository ${to.name} already, as a file of backup ${other}`,
-    );
-  }
-}
-
 async function requireSpace(target: BlobStore, { backupId, to }: CopyPlan, neededBytes: number): Promise<void> {
   const freeBytes = await target.freeSpaceBytes();
   if (freeBytes === undefined || freeBytes >= neededBytes + SPACE_MARGIN_BYTES) return;
@@ -250,15 +179,17 @@ async function requireSpace(target: BlobStore, { backupId, to }: CopyPlan, neede
 async function copyScreenshot(
   source: BlobStore,
   target: BlobStore,
+  keys: RepositoryKeys | null,
   { vm, backupId, to }: CopyPlan,
 ): Promise<string | null> {
   const { encryption } = settingsOf(to);
-  const options = { maxBytes: MAX_SCREENSHOT_BYTES };
-  const picture = await source.getBlob(validationKey(vm.uuid, backupId), options).catch((error: unknown) => {
+  const storedKey = validationKey(vm.uuid, backupId, { isEncrypted: keys !== null });
+  const stored = await source.getBlob(storedKey, { maxBytes: MAX_SCREENSHOT_BYTES }).catch((error: unknown) => {
     if (error instanceof BlobStoreError && error.code === 'not-found') return undefined;
     throw error;
   });
-  if (picture === undefined) return null;
+  if (stored === undefined) return null;
+  const picture = keys === null ? stored : await openBytes(stored, keys, storedKey);
   const key = validationKey(vm.uuid, backupId, { isEncrypted: encryption !== null });
   await target.putBlob(key, encryption ? await sealBytes(picture, encryption) : picture, { replace: true });
   return key;

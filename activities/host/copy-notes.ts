@@ -15,8 +15,8 @@ const copyNote = z.object({
     z.object({
       file: blobKey,
       token: z.string(),
-      /** Of a file that is encrypted on the way: what came of it, once all its bytes are written. */
-      sealed: manifestDisk.pick({ storedBytes: true, encryption: true, sums: true }).optional(),
+      /** Of a file that gets another form on the way: what came of it, once all its bytes are written. */
+      recrypted: manifestDisk.pick({ storedBytes: true, encryption: true, sums: true }).optional(),
     }),
   ),
 });

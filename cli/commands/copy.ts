@@ -18,6 +18,7 @@ interface CopyFlags {
   from?: string;
   vm?: string;
   dryRun?: boolean;
+  decrypt?: boolean;
   timeLimit?: number;
   wait: boolean;
 }
@@ -35,13 +36,18 @@ export function addCopyCommand(repo: Command): void {
     .option('--from <repository>', 'with --all: only backups of this repository', parseName)
     .option('--vm <vm>', 'with --all: only backups of this VM', parseVm)
     .option('--dry-run', 'tell what would be copied, and copy nothing')
+    .option(
+      '--decrypt',
+      'copies of encrypted backups may be plain: where the repository that gets them is not encrypted',
+    )
     .option('--time-limit <seconds>', 'for each backup, from its real start (default: 43200)', parseCount)
     .option('--no-wait', 'print the job and return')
     .addHelpText(
       'after',
       `
 Copies keep ids, names and chains. What has a copy there is not copied again; what retention let go there does not come back
-with --all. Files are copied as they are stored, and every byte is compared with its hash on the way.
+with --all. Every byte is compared with its hash on the way. Into an encrypted repository files are encrypted on the way; out of
+one they are opened in memory, with the identity of its hosts, and encrypted for the other. They become plain only with --decrypt.
 
 Examples:
   $ holdfast repo copy 3f2c9a41 --to off-site
@@ -73,6 +79,7 @@ async function copyOne(context: CommandContext, id: string, flags: CopyFlags): P
     backupId: backup.id,
     to: flags.to,
     dryRun: flags.dryRun,
+    decrypt: flags.decrypt,
     timeLimitSeconds: flags.timeLimit,
     requestedBy: requestedBy(),
   });
@@ -87,6 +94,7 @@ async function copyAll(context: CommandContext, flags: CopyFlags): Promise<void>
     from: flags.from,
     vm: flags.vm,
     dryRun: flags.dryRun,
+    decrypt: flags.decrypt,
     timeLimitSeconds: flags.timeLimit,
     requestedBy: requestedBy(),
   });

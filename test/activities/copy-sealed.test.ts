@@ -1,7 +1,7 @@
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { DefaultLogger } from '@temporalio/worker';
 import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -17,6 +17,7 @@ import { createDirectoryStore } from '../../repository/directory-store.ts';
 import { initRepository } from '../../repository/identity.ts';
 import { validationKey } from '../../repository/layout.ts';
 import { createManifest, readManifest } from '../../repository/manifest.ts';
+import { writeRepositoryKeys } from '../../repository/repository-keys.ts';
 import { openEncryptedFile } from '../../repository/open-encrypted-file.ts';
 import { openBytes, unsealManifest } from '../../repository/sealed-manifest.ts';
 import { writeSums } from '../../repository/sums.ts';
@@ -79,17 +80,20 @@ afterEach(() => rm(root, { recursive: true, force: true }));
 /** What goes wrong here is meant to: nothing is logged. */
 const environment = () => new MockActivityEnvironment({}, { logger: new DefaultLogger('ERROR', () => undefined) });
 
-function steps(openStore: HostDependencies['openStore'] = storeAt) {
+function steps(openStore: HostDependencies['openStore'] = storeAt, of = plan) {
   const paces = new Paces(() => undefined);
   const dependencies = { copier, openStore, fence: new Fence(), paces, copies: notes } as unknown as HostDependencies;
   const host = { ...createCopyBackup(dependencies), ...createUndoCopy(dependencies) };
   return {
-    copy: () => environment().run<[], CopiedBackup, () => Promise<CopiedBackup>>(() => host.copyBackupFiles(plan)),
-    undo: () => environment().run(() => host.undoCopy(plan)),
+    copy: () => environment().run<[], CopiedBackup, () => Promise<CopiedBackup>>(() => host.copyBackupFiles(of)),
+    undo: () => environment().run(() => host.undoCopy(of)),
   };
 }
-const storeAt: HostDependencies['openStore'] = (location) =>
-  location.kind === 'directory' && location.path.endsWith('from') ? source : target;
+const storeAt: HostDependencies['openStore'] = (location) => {
+  if (location.kind !== 'directory') throw new Error('no bucket here');
+  if (location.path.endsWith('from')) return source;
+  return location.path.endsWith('to') ? target : createDirectoryStore(location.path);
+};
 
 /** A target that is gone when the manifest is to be written: all files are finished by then. */
 const goneAtTheEnd: HostDependencies['openStore'] = (location) => ({
@@ -134,7 +138,7 @@ describe('copyBackupFiles into an encrypted repository', () => {
     const { token } = await target.createUpload(file, { expectedBytes: 0 });
     const sums = { file: `${file}.sums`, sha256: 'a'.repeat(64), segments: 1 };
     const sealed = { storedBytes: 100, encryption: { format: 'age' as const, plainBytes: 1 }, sums };
-    await notes.write({ plan, startedMs: Date.now(), files: [{ file, token, sealed }] });
+    await notes.write({ plan, startedMs: Date.now(), files: [{ file, token, recrypted: sealed }] });
     expect((await steps().copy()).disks[0]?.storedBytes).toBeGreaterThan(CONTENT.length);
     expect(await openBytes(await target.getBlob(file), repositoryKeys(), 'disk')).toEqual(CONTENT);
   });
@@ -144,5 +148,85 @@ describe('copyBackupFiles into an encrypted repository', () => {
     await steps().undo();
     expect(await keysIn(target)).toEqual(['repository.json']);
     expect(await notes.list()).toEqual([]);
+  });
+});
+
+describe('copyBackupFiles from an encrypted repository', () => {
+  const THIRD = '00000000-0000-4000-8000-0000000000f2';
+  let operator: KeyPair;
+  let other: KeyPair;
+  let third: BlobStore;
+  const thirdKeys = () => ({ identities: [other.identity], operators: [] });
+
+  /** The copy in the vault goes on to a third place. */
+  async function planOn(
+    encryption: { format: 'age'; recipient: string; hideNames: boolean } | null,
+  ): Promise<CopyPlan> {
+    await initRepository(third, { id: THIRD, ...(encryption === null ? {} : { encryption }) });
+    const identity = { kind: 'file' as const, path: join(root, 'operator.key') };
+    const settings = { identity: null, immutability: null, owner: null };
+    return {
+      ...plan,
+      operationId: '00000000-0000-4000-8000-00000000000b',
+      from: { ...plan.to, settings: { ...settings, encryption: plan.to.settings!.encryption, identity } },
+      to: {
+        ...plan.to,
+        name: 'third',
+        id: THIRD,
+        location: { kind: 'directory', path: join(root, 'third') },
+        settings: { ...settings, encryption },
+      },
+    };
+  }
+
+  beforeEach(async () => {
+    await mkdir(join(root, 'third'));
+    third = createDirectoryStore(join(root, 'third'));
+    [operator, other] = [await newKeyPair(), await newKeyPair()];
+    await writeFile(join(root, 'operator.key'), operator.identity);
+    await chmod(join(root, 'operator.key'), 0o600);
+    await writeRepositoryKeys(target, { identities: [keys.identity], operators: [operator.recipient] });
+    await steps().copy();
+  });
+
+  it("encrypts everything anew for the other's key: only that opens it, and it holds the same", async () => {
+    const encryption = { format: 'age' as const, recipient: other.recipient, hideNames: false };
+    const { disks } = await steps(storeAt, await planOn(encryption)).copy();
+    const stored = await readManifest(third, manifest.vm.uuid, BACKUP);
+    expect(stored.vm.name).toBe(manifest.vm.uuid); // as the original hides it
+    const whole = await unsealManifest(stored, thirdKeys());
+    const [disk] = manifest.disks;
+    expect(whole).toMatchObject({ ...manifest, disks: [{ ...disk, ...disks[0] }], copiedFrom: { repositoryId: TO } });
+    expect(disks[0]!.file).toBe(`${disk!.file}.age`);
+    const file = await third.getBlob(disks[0]!.file);
+    expect(await openBytes(file, thirdKeys(), 'disk')).toEqual(CONTENT);
+    await expect(openBytes(file, repositoryKeys(), 'disk')).rejects.toMatchObject({ code: 'key-wrong' });
+    const picture = await third.getBlob(validationKey(manifest.vm.uuid, BACKUP, { isEncrypted: true }));
+    expect((await openBytes(picture, thirdKeys(), 'picture')).toString()).toBe('a picture');
+    for (const key of await keysIn(third)) expect((await third.getBlob(key)).includes('what a guest')).toBe(false);
+  });
+
+  it('decrypts only where that was asked for, and then all of it', async () => {
+    const silent = await planOn(null);
+    await expect(steps(storeAt, silent).copy()).rejects.toMatchObject({ type: 'EncryptionMismatch' });
+    expect(await keysIn(third)).toEqual(['repository.json']);
+    const { disks } = await steps(storeAt, { ...silent, decrypt: true }).copy();
+    const [disk] = manifest.disks;
+    expect(disks[0]).toEqual(disk);
+    expect(await third.getBlob(disk!.file)).toEqual(CONTENT);
+    const { copiedFrom: _, ...copied } = await readManifest(third, manifest.vm.uuid, BACKUP);
+    expect(copied).toEqual(await readManifest(source, manifest.vm.uuid, BACKUP));
+    expect((await third.getBlob(validationKey(manifest.vm.uuid, BACKUP))).toString()).toBe('a picture');
+  });
+
+  it.each([
+    ['the wrong identity', 'key-wrong', () => writeFile(join(root, 'operator.key'), other.identity)],
+    ['no identity', 'key-missing', () => rm(join(root, 'operator.key'))],
+  ])('writes nothing with %s', async (_, code, spoil) => {
+    const on = await planOn({ format: 'age', recipient: other.recipient, hideNames: true });
+    await spoil();
+    await expect(steps(storeAt, on).copy()).rejects.toMatchObject({ code });
+    expect(await keysIn(third)).toEqual(['repository.json']);
+    expect(await notes.read(on.operationId)).toBeUndefined();
   });
 });

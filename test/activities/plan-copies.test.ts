@@ -20,12 +20,18 @@ interface Options {
   from?: string;
   keepLast?: number;
   without?: string[];
+  refused?: string;
 }
 
-function plan(backups: BackupRecord[], copies: CopyRecord[], { keepLast, without = [], ...rest }: Options = {}) {
+function plan(
+  backups: BackupRecord[],
+  copies: CopyRecord[],
+  { keepLast, without = [], refused, ...rest }: Options = {},
+) {
   const { steps, revived, present, blocked } = planCopies(backups, copies, {
     to: 'off-site',
     ...rest,
+    refused: new Map(refused === undefined ? [] : [[refused, 'would be plain']]),
     rules: keepLast === undefined ? null : retentionRules.parse({ last: keepLast }),
     without: new Set(without),
     now: NOW,
@@ -132,6 +138,11 @@ describe('planCopies', () => {
       why: 'nothing damaged, and nothing that is built on it',
       backups: [a, changed(b, 'BackedUp', 'altered'), c, d],
       expected: { steps: 'a d', blocked: ['b', 'c'] },
+    },
+    {
+      why: 'nothing of a repository whose copies would be plain',
+      options: { refused: 'main' },
+      expected: { steps: '', blocked: ['a', 'b', 'c', 'd'] },
     },
     {
       why: 'a child of a damaged one whose copy is there',

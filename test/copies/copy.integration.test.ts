@@ -10,6 +10,7 @@ import { newKeyPair } from '../support/encrypted-chain.ts';
 import type { Guest } from '../support/guest.ts';
 import { until } from '../support/processes.ts';
 import { run } from '../support/run.ts';
+import { startS3Server } from '../support/s3-server.ts';
 import { liveCheckpoints, MiB, PatternedDisk, startTestBed, type TestBed } from '../support/test-bed.ts';
 
 type Shown = Backup & { copies?: BackupCopy[] };
@@ -91,33 +92,96 @@ describe('copies in a second repository', () => {
     expect(await filesIn(offSite)).toEqual(before);
   });
 
-  it('encrypts copies for an encrypted repository without an identity, and restores from them with one', async () => {
-    const vault = join(bed.dir, 'vault');
-    const operator = await newKeyPair();
-    const keyFile = join(bed.dir, 'operator.key');
-    await writeFile(keyFile, `${operator.identity}\n`, { mode: 0o600 });
-    const encrypted = ['--encrypt', '--hide-names', '--recipient', operator.recipient];
-    await bed.holdfast.json('repo', 'add', vault, '--name', 'vault', ...encrypted);
-    const own = await filesIn(vault);
-    const copied = await bed.holdfast.json<CopiedVm>('repo', 'copy', '--all', '--vm', 'copied', '--to', 'vault');
-    expect(copied).toMatchObject({ problems: [], copied: taken.map(({ backup: { id } }) => ({ id })) });
-    const guests = [...[0x31, 0x32, 0x33].map((pattern) => Buffer.alloc(4096, pattern)), '<name>copied</name>'];
-    const showing = async (root: string): Promise<string[]> => {
+  describe('with encrypted repositories', () => {
+    let vault: string;
+    beforeAll(async () => {
+      vault = join(bed.dir, 'vault');
+      const operator = await operatorOf('vault');
+      await bed.holdfast.json('repo', 'add', vault, '--name', 'vault', '--hide-names', ...operator.encrypted);
+      await bed.holdfast.json('repo', 'set', 'vault', ...operator.identity);
+    });
+
+    /** Of a repository of its own: flags that encrypt it, and flags that tell hosts where the identity is. */
+    async function operatorOf(name: string): Promise<{ encrypted: string[]; identity: string[] }> {
+      const { identity, recipient } = await newKeyPair();
+      const keyFile = join(bed.dir, `${name}.key`);
+      await writeFile(keyFile, `${identity}\n`, { mode: 0o600 });
+      return { encrypted: ['--encrypt', '--recipient', recipient], identity: ['--identity-file', keyFile] };
+    }
+
+    /** Files that hold what a guest wrote, or the VM's name. */
+    async function showing(root: string, patterns: number[]): Promise<string[]> {
+      const guests = [...patterns.map((pattern) => Buffer.alloc(4096, pattern)), '<name>copied</name>'];
       const files = await filesIn(root);
       const contents = await Promise.all(files.map((file) => readFile(join(root, file))));
       return files.filter((_, index) => guests.some((bytes) => contents[index]?.includes(bytes)));
-    };
-    expect(await showing(bed.holdfast.repositoryDir)).toHaveLength(6); // disk and manifest of each
-    expect(await showing(vault)).toEqual([]);
-    await bed.holdfast.json('repo', 'set', 'vault', '--identity-file', keyFile);
-    const { backup, sha256 } = taken[2]!;
-    const { repository, disks } = await bed.holdfast.restore(backup.id, '--as', 'from-vault', '--repo', 'vault');
-    await qemuImgCheck(disks[0]!.path);
-    expect([repository, await sha256OfImage(disks[0]!.path, 'qcow2')]).toEqual(['vault', sha256]);
-    for (const one of taken.toReversed()) {
-      await bed.holdfast.json('backup', 'delete', one.backup.id, '--repo', 'vault');
     }
-    expect(await filesIn(vault)).toEqual(own);
+
+    async function contentFrom(repository: string, id: string): Promise<{ repository?: string; sha256: string }> {
+      const restored = await bed.holdfast.restore(id, '--as', `${repository}-${id.slice(0, 8)}`, '--repo', repository);
+      await qemuImgCheck(restored.disks[0]!.path);
+      const sha256 = await sha256OfImage(restored.disks[0]!.path, 'qcow2');
+      return { ...(restored.repository === undefined ? {} : { repository: restored.repository }), sha256 };
+    }
+
+    it('encrypts copies of plain backups without an identity, and restores from them with one', async () => {
+      const own = await filesIn(vault);
+      const key = join(bed.dir, 'vault.key');
+      await rename(key, `${key}.away`);
+      const copied = await bed.holdfast.json<CopiedVm>('repo', 'copy', '--all', '--vm', 'copied', '--to', 'vault');
+      await rename(`${key}.away`, key);
+      expect(copied).toMatchObject({ problems: [], copied: taken.map(({ backup: { id } }) => ({ id })) });
+      const patterns = [0x31, 0x32, 0x33];
+      expect(await showing(bed.holdfast.repositoryDir, patterns)).toHaveLength(6); // disk and manifest of each
+      expect(await showing(vault, patterns)).toEqual([]);
+      const { backup, sha256 } = taken[2]!;
+      expect(await contentFrom('vault', backup.id)).toEqual({ repository: 'vault', sha256 });
+      for (const one of taken.toReversed()) {
+        await bed.holdfast.json('backup', 'delete', one.backup.id, '--repo', 'vault');
+      }
+      expect(await filesIn(vault)).toEqual(own);
+    });
+
+    it('encrypts encrypted backups anew for an encrypted bucket, which its own identity alone then restores from', async () => {
+      await using server = await startS3Server('versitygw');
+      const { bucket, prefix } = await server.newPlace();
+      const own = await operatorOf('bucket');
+      await bed.holdfast.json(
+        ...['repo', 'add', `s3://${bucket}/${prefix}`, '--name', 'bucket', '--endpoint', server.endpoint],
+        ...['--path-style', '--credentials-file', server.credentialsFile, ...own.encrypted],
+      );
+      const backups: { id: string; file: string; sha256: string }[] = [];
+      for (const pattern of [0x41, 0x42]) {
+        await vda.write(guest, pattern * MiB - 0x38 * MiB, 6 * MiB, pattern);
+        const { id, disks } = await bed.take('copied', { repository: 'vault' });
+        backups.push({ id, file: disks[0]!.file, sha256: vda.sha256 });
+      }
+      const copyOver = (...flags: string[]) => ['repo', 'copy', '--all', '--from', 'vault', '--vm', 'copied', ...flags];
+      const copied = await bed.holdfast.json<CopiedVm>(...copyOver('--to', 'bucket'));
+      expect(copied).toMatchObject({ problems: [], copied: backups.map(({ id }) => ({ id })) });
+      expect((await filesIn(server.dataDir)).filter((file) => file.endsWith('.qcow2.age'))).toHaveLength(2);
+      expect(await showing(server.dataDir, [0x41, 0x42])).toEqual([]);
+      expect(await showing(join(bed.holdfast.dataDir, 'hosts'), [0x41, 0x42])).toEqual([]); // nor did anything stay there
+
+      await bed.holdfast.json('repo', 'set', 'bucket', ...own.identity);
+      await rename(vault, `${vault}.away`); // with its key
+      for (const { id, sha256 } of backups) {
+        expect(await contentFrom('bucket', id)).toEqual({ repository: 'bucket', sha256 });
+      }
+      await rename(`${vault}.away`, vault);
+
+      const silent = await bed.holdfast.cli(...copyOver('--to', 'off-site'));
+      expect([silent.exitCode, silent.stdout]).toEqual([1, expect.stringContaining('--decrypt')]);
+      const plain = await bed.holdfast.json<CopiedVm>(...copyOver('--to', 'off-site', '--decrypt'));
+      expect(plain).toMatchObject({ problems: [], copied: backups.map(({ id }) => ({ id })) });
+      for (const { file, sha256 } of backups) {
+        const decrypted = join(offSite, file.replace(/\.age$/, ''));
+        await qemuImgCheck(decrypted);
+        expect(await sha256OfImage(decrypted, 'qcow2')).toBe(sha256);
+      }
+      for (const { id } of backups.toReversed()) await bed.holdfast.json('backup', 'delete', id, '--copies');
+      expect((await filesIn(server.dataDir)).filter((file) => file.includes('/disk-'))).toEqual([]);
+    });
   });
 
   describe('when something becomes of the originals', () => {

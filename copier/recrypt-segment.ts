@@ -1,47 +1,53 @@
 import { createHash } from 'node:crypto';
 import type { BlobSourceDescriptor } from '../repository/blob-store.ts';
-import { sealChunks } from '../repository/age-file.ts';
 import { openSink } from '../repository/sink.ts';
 import { openStored, readSegment } from './chain-source.ts';
+import type { OpenedEncryption } from './contract.ts';
+import { formOf } from './file-form.ts';
+import { imageOffset } from './image-segments.ts';
 import { WRITE_ALIGNMENT } from './place-clusters.ts';
 import type { PutPlace } from './put-stretches.ts';
-import type { SealStretch } from './seal-stretches.ts';
+import type { RecryptStretch } from './recrypt-stretches.ts';
 import { SEGMENT_BYTES, type TaskHandler, type ThreadContext, type ThreadTask } from './thread-task.ts';
 
-export interface SealSegmentTask extends ThreadTask {
-  kind: 'seal-segment';
-  /** Of the plain file. */
+export interface RecryptSegmentTask extends ThreadTask {
+  kind: 'recrypt-segment';
+  /** Of the stored file. */
   source: BlobSourceDescriptor;
-  stretch: SealStretch;
-  /** What comes before its first chunk: the file's head, or nothing. */
+  /** Of the stored file, where it is encrypted. */
+  encryption?: OpenedEncryption | undefined;
+  stretch: RecryptStretch;
+  /** What comes before its first chunk: the new file's head, or nothing. */
   head: Uint8Array;
-  /** Secret. */
-  payloadKey: Uint8Array;
+  /** Of the new file, where it is encrypted; secret. */
+  payloadKey?: Uint8Array | undefined;
   to: PutPlace;
   /** Prefix of the resources that the caller releases. */
   resources: string;
 }
 
 /** Head, tags, and a place in a page. */
-const SEALED_BYTES = SEGMENT_BYTES + 1024 * 1024;
+const RECRYPTED_BYTES = SEGMENT_BYTES + 1024 * 1024;
 
 /**
- * Reads the plain segments that a sealed one is made of, compares their hashes, seals what is its own of them, and puts it in
- * its place. Returns the SHA-256 of the sealed bytes, hex.
+ * Reads the stored segments that a new one is made of, compares their hashes, opens and seals what is its own of them in memory,
+ * and puts it in its place. Returns the SHA-256 of the new bytes, hex.
  * @throws CopierError `integrity`, `file-missing`; BlobStoreError
  */
-export const handle: TaskHandler<SealSegmentTask, string> = async (task, context) => {
+export const handle: TaskHandler<RecryptSegmentTask, string> = async (task, context) => {
   const { stretch, head, payloadKey, to, resources } = task;
   const plain = await readPlain(task, context);
   const room =
     to.kind === 'memory'
       ? Buffer.from(to.buffer, to.at, stretch.lengthBytes)
       : context
-          .buffer(SEALED_BYTES)
+          .buffer(RECRYPTED_BYTES)
           .subarray(stretch.offset % WRITE_ALIGNMENT)
           .subarray(0, stretch.lengthBytes);
   room.set(head);
-  sealChunks(payloadKey, plain, stretch, room.subarray(head.length));
+  const payload = room.subarray(head.length);
+  const written = formOf(payloadKey).seal(plain, stretch, payload);
+  if (written === plain) payload.set(plain); // nothing was sealed
   const sha256 = createHash('sha256').update(room).digest('hex');
   context.signal.throwIfAborted();
   if (to.kind === 'file') {
@@ -52,7 +58,7 @@ export const handle: TaskHandler<SealSegmentTask, string> = async (task, context
 };
 
 async function readPlain(
-  { source: descriptor, stretch, resources }: SealSegmentTask,
+  { source: descriptor, encryption, stretch, resources }: RecryptSegmentTask,
   context: ThreadContext,
 ): Promise<Buffer> {
   const { plainOffset, plainBytes, from } = stretch;
@@ -61,11 +67,12 @@ async function readPlain(
   const longest = Math.max(SEGMENT_BYTES, ...from.map(({ lengthBytes }) => lengthBytes));
   const buffer = context.buffer(Math.ceil(longest / MEBIBYTE) * MEBIBYTE); // few sizes, so that it is found again
   for (const segment of from) {
-    const bytes = await readSegment(source, { source: descriptor }, segment, buffer);
+    const bytes = await readSegment(source, { source: descriptor, encryption }, segment, buffer);
     context.signal.throwIfAborted();
-    const start = Math.max(0, plainOffset - segment.offset);
-    const own = bytes.subarray(start, plainOffset + plainBytes - segment.offset);
-    own.copy(plain, segment.offset + start - plainOffset);
+    const offset = imageOffset(segment, encryption);
+    const start = Math.max(0, plainOffset - offset);
+    const own = bytes.subarray(start, plainOffset + plainBytes - offset);
+    own.copy(plain, offset + start - plainOffset);
   }
   return plain;
 }
