@@ -18,7 +18,7 @@ export interface CopiedSegment extends WrittenSegment {
 
 export const handle: TaskHandler<CopySegmentTask, CopiedSegment> = async (task, context) => {
   const { clusterBytes } = task;
-  const memory = segmentMemory(clusterBytes, context);
+  const memory = segmentMemory(task, context);
   const readBytes = await readRuns(task, context, memory.subarray(clusterBytes));
   return { ...(await storeClusters(task, memory, clusterCount(task.runs), context)), readBytes };
 };

@@ -32,7 +32,7 @@ export interface RewrittenSegment extends WrittenSegment {
  * @throws CopierError `integrity`, `file-missing`; BlobStoreError
  */
 export const handle: TaskHandler<RewriteSegmentTask, RewrittenSegment> = async (task, context) => {
-  const memory = segmentMemory(task.clusterBytes, context);
+  const memory = segmentMemory(task, context);
   const fingerprint = await readClusters(task, task.copy, memory.subarray(task.clusterBytes), context);
   return { ...(await storeClusters(task, memory, task.guests.length, context)), fingerprint };
 };

@@ -37,18 +37,20 @@ export interface WrittenSegment {
   sizes: ClusterSizes;
 }
 
-/** A sealed segment of clusters of up to 1 MiB, at any place in a page. */
-const SEALED_BYTES = SEGMENT_BYTES + 1024 * 1024;
+/** More than the tags of a segment's chunks, and than what its place in a page takes. */
+const SEALING_BYTES = 65_536;
 
 let zeroes = Buffer.alloc(0);
 const compressors = new Map<number, ClusterCompressor>();
 
 /**
  * Memory for one segment; the clusters go behind its first `clusterBytes`: the gap before the first plain cluster lies in
- * front of the data, so that a segment is one piece of memory.
+ * front of the data, so that a segment is one piece of memory. It is sealed in the same memory, which is in the processor's cache.
  */
-export const segmentMemory = (clusterBytes: number, context: Pick<ThreadContext, 'buffer'>): Buffer =>
-  context.buffer(clusterBytes + SEGMENT_BYTES);
+export const segmentMemory = (
+  { clusterBytes, payloadKey }: Pick<StoreClusters, 'clusterBytes' | 'payloadKey'>,
+  context: Pick<ThreadContext, 'buffer'>,
+): Buffer => context.buffer(clusterBytes + SEGMENT_BYTES + (payloadKey ? SEALING_BYTES : 0));
 
 /** Compresses, places, seals, hashes and writes clusters; at most `SEGMENT_BYTES` of them. `memory` as `segmentMemory` says. */
 export async function storeClusters(
@@ -64,7 +66,7 @@ export async function storeClusters(
   const place = again?.place ?? ((await context.ask({ kind: 'place', sizes } satisfies StoreQuestion)) as SegmentPlace);
   const form = formOf(payloadKey);
   const plain = assemble(task, memory, packed, sizes, { offset: place.offset, alignBytes: form.alignBytes });
-  const room = roomFor(place, form, plain.length, context);
+  const room = roomFor(place, form, plain);
   const stored = form.seal(plain, { plainOffset: place.offset, isEnd: false }, room);
   const sha256 = createHash('sha256').update(stored).digest();
   if (again && !sha256.equals(again.sha256)) throw notAgain(place.offset);
@@ -82,13 +84,17 @@ export async function storeClusters(
   return segment;
 }
 
-/** Memory for the stored bytes: that of the part, or, for sealed ones, some that lies to pages as the file does. */
-function roomFor(place: SegmentPlace, form: FileForm, plainBytes: number, context: ThreadContext): Buffer {
-  const lengthBytes = form.sealedLength(plainBytes);
+/**
+ * Memory for the stored bytes: that of the part, or that of the plain ones, from where on it lies to pages as the place in the file
+ * does, so that the bytes can go past the page cache.
+ */
+function roomFor(place: SegmentPlace, form: FileForm, plain: Buffer): Buffer {
+  const lengthBytes = form.sealedLength(plain.length);
   if (place.memory) return Buffer.from(place.memory.buffer, place.memory.at, lengthBytes);
-  if (!form.isSealed) return Buffer.alloc(0);
-  const at = form.storedOffset(place.offset) % WRITE_ALIGNMENT;
-  return context.buffer(SEALED_BYTES).subarray(at, at + lengthBytes);
+  if (!form.isSealed) return plain;
+  const { buffer, byteOffset } = plain;
+  const behindBytes = (form.storedOffset(place.offset) - byteOffset) % WRITE_ALIGNMENT;
+  return Buffer.from(buffer, byteOffset + behindBytes + (behindBytes < 0 ? WRITE_ALIGNMENT : 0), lengthBytes);
 }
 
 const notAgain = (offset: number): CopierError =>

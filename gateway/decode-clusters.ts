@@ -1,5 +1,6 @@
 import { Moved, type TaskHandler, type ThreadTask } from '../copier/thread-task.ts';
 import { decompressCluster } from '../qcow2/decompress.ts';
+import { freeMemory } from '../repository/free-memory.ts';
 
 export interface DecodeClustersTask extends ThreadTask {
   kind: 'decode-clusters';
@@ -23,8 +24,3 @@ export const handle: TaskHandler<DecodeClustersTask, Moved<Uint8Array>> = (task)
   }
   return Promise.resolve(new Moved(decoded, [decoded.buffer]));
 };
-
-/** Gives the memory back at once. Left to the collector, 64 KiB for each cluster made it go through the heap all the time. */
-function freeMemory({ buffer, length }: Buffer): void {
-  if (length >= Buffer.poolSize) (buffer as ArrayBuffer).transfer(0); // a smaller one may share its memory with others
-}

@@ -1,4 +1,5 @@
 import { createCipheriv, createDecipheriv, createSecretKey } from 'node:crypto';
+import { freeMemory } from './free-memory.ts';
 
 /**
  * An encrypted stored file is an age file: a head, then the payload in chunks that each stand alone, so that any of them can
@@ -60,7 +61,7 @@ export const sealedLength = (plainBytes: number): number => storedLength(plainBy
 
 /**
  * Encrypts whole chunks into the start of `into`, which has `sealedLength(plain.length)` bytes or more and is other memory than
- * `plain`, or begins at the same byte of the same memory. Returns the sealed bytes.
+ * `plain`, or of the same memory and begins where `plain` does or behind it. Returns the sealed bytes.
  *
  * A chunk of one file is sealed once, or again with the same content: the same key and number over other bytes would
  * give away both to whoever saw both.
@@ -69,14 +70,16 @@ export const sealedLength = (plainBytes: number): number => storedLength(plainBy
 export function sealChunks(payloadKey: Uint8Array, plain: Uint8Array, place: ChunkPlace, into: Uint8Array): Uint8Array {
   const key = createSecretKey(payloadKey);
   const chunks = chunkCount(plain.length, CHUNK_BYTES, place);
-  // From the last to the first: in the same memory, each takes the place of the one behind it.
+  // From the last to the first: in the same memory, each takes the place of the one behind it, which is sealed by then.
   for (let i = chunks - 1; i >= 0; i--) {
     const isFinal = place.isEnd && i === chunks - 1;
     const cipher = createCipheriv('chacha20-poly1305', key, chunkNonce(place, i, isFinal), AUTHENTICATED);
     const sealed = cipher.update(plain.subarray(i * CHUNK_BYTES, (i + 1) * CHUNK_BYTES));
     cipher.final();
+    const end = i * STORED_CHUNK_BYTES + sealed.length;
     into.set(sealed, i * STORED_CHUNK_BYTES);
-    into.set(cipher.getAuthTag(), i * STORED_CHUNK_BYTES + sealed.length);
+    freeMemory(sealed);
+    into.set(cipher.getAuthTag(), end);
   }
   return into.subarray(0, plain.length + chunks * TAG_BYTES);
 }
@@ -114,6 +117,7 @@ export function openChunks(
     }
     into.set(plain, i * CHUNK_BYTES);
     end = i * CHUNK_BYTES + plain.length;
+    freeMemory(plain);
   }
   return into.subarray(0, end);
 }
