@@ -83,6 +83,11 @@ export interface RepositoryQueries {
   find(name: string): Promise<RepositoryRecord | undefined>;
   add(repository: Omit<RepositoryRecord, 'createdAt'>): Promise<RepositoryRecord>;
   changeSettings(name: string, settings: RepositorySettings): Promise<void>;
+  /**
+   * Runs `change` alone among all changes of repositories, in every process with this catalog: what it reads of a repository's settings
+   * and keys stays so until it has written them anew. Others wait; a process that ends lets them go on.
+   */
+  alone<T>(change: () => Promise<T>): Promise<T>;
   remove(name: string): Promise<void>;
 }
 

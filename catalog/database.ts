@@ -46,6 +46,8 @@ export type Engine = 'sqlite' | 'postgres';
 export interface Database {
   db: Kysely<Tables>;
   engine: Engine;
+  /** SQLite: the catalog's file; undefined in memory. */
+  path?: string | undefined;
 }
 
 export interface HostTable {

@@ -103,7 +103,8 @@ async function openSqlite(path: string): Promise<Database> {
     file.close();
     throw error;
   }
-  return { db: new Kysely<Tables>({ dialect: new NodeSqliteDialect(file) }), engine: 'sqlite' };
+  const db = new Kysely<Tables>({ dialect: new NodeSqliteDialect(file) });
+  return { db, engine: 'sqlite', path: path === ':memory:' ? undefined : path };
 }
 
 /** The switch does not wait for other processes by itself: of two that open a new file at once, one finds it busy. */

@@ -4,9 +4,9 @@ import type { Transaction } from 'kysely';
 import type { Database, Tables } from './database.ts';
 
 /** Writers of one subject come one after the other; the numbers are keys of PostgreSQL advisory locks. */
-const SUBJECTS = { admissions: 1, vms: 2, backups: 3, schedules: 9 } as const;
+export const SUBJECTS = { admissions: 1, vms: 2, backups: 3, schedules: 9, repositories: 10 } as const;
 /** First half of the advisory lock's key: "hold" in ASCII, so that other programs' locks stay clear of ours. */
-const LOCK_SPACE = 0x686f6c64;
+export const LOCK_SPACE = 0x686f6c64;
 const ATTEMPTS = 5;
 
 /**

@@ -5,6 +5,7 @@ import { openBlobStore } from '../repository/open-repository.ts';
 import {
   listedOperators,
   openRepositoryKeys,
+  recipientsOf,
   rotatedKeys,
   writeRepositoryKeys,
   type RepositoryKeys,
@@ -34,23 +35,24 @@ export async function listOperators(
 }
 
 /** Lets one more recipient open the repository, all that is in it already too. Returns all of them. */
-export async function addOperator(
+export const addOperator = (
   catalog: Catalog,
   { name, operator, identity }: { name: string; operator: string; identity?: SecretReference | undefined },
-): Promise<string[]> {
-  const opened = await encryptedRepository(catalog, name);
-  const keys = await keysOf(opened, identity);
-  if (keys.operators.includes(operator)) return keys.operators;
-  const operators = [...keys.operators, operator];
-  await writeRepositoryKeys(opened.store, { ...keys, operators });
-  return operators;
-}
+): Promise<string[]> =>
+  catalog.repositories.alone(async () => {
+    const opened = await encryptedRepository(catalog, name);
+    const keys = await keysOf(opened, identity);
+    if (keys.operators.includes(operator)) return keys.operators;
+    const operators = [...keys.operators, operator];
+    await writeRepositoryKeys(opened.store, { ...keys, operators });
+    return operators;
+  });
 
 /**
  * Takes a recipient off the list. Whoever had the key still opens what was written until now, from any copy of the key file he kept.
  * @throws HoldfastError InvalidRequest for one that is not there, and for the last one
  */
-export async function removeOperator(
+export const removeOperator = (
   catalog: Catalog,
   {
     name,
@@ -58,39 +60,43 @@ export async function removeOperator(
     identity,
     dryRun,
   }: { name: string; operator: string; identity?: SecretReference | undefined; dryRun: boolean },
-): Promise<string[]> {
-  const opened = await encryptedRepository(catalog, name);
-  const keys = await keysOf(opened, identity);
-  if (!keys.operators.includes(operator)) {
-    throw new HoldfastError(
-      'InvalidRequest',
-      `recipient: ${operator} is none of those who can open repository ${name}`,
-    );
-  }
-  const operators = keys.operators.filter((each) => each !== operator);
-  if (operators.length === 0) {
-    throw new HoldfastError('InvalidRequest', `recipient: ${operator} is the last one; add another before it goes`);
-  }
-  if (!dryRun) await writeRepositoryKeys(opened.store, { ...keys, operators });
-  return operators;
-}
+): Promise<string[]> =>
+  catalog.repositories.alone(async () => {
+    const opened = await encryptedRepository(catalog, name);
+    const keys = await keysOf(opened, identity);
+    if (!keys.operators.includes(operator)) {
+      throw new HoldfastError(
+        'InvalidRequest',
+        `recipient: ${operator} is none of those who can open repository ${name}`,
+      );
+    }
+    const operators = keys.operators.filter((each) => each !== operator);
+    if (operators.length === 0) {
+      throw new HoldfastError('InvalidRequest', `recipient: ${operator} is the last one; add another before it goes`);
+    }
+    if (!dryRun) await writeRepositoryKeys(opened.store, { ...keys, operators });
+    return operators;
+  });
 
 /**
  * Gives the repository a new identity for what is written from now on; the former ones stay in the key file and open what
- * they opened. Cut off in the middle, the catalog and `repository.json` differ, which nobody writes to: run it again.
+ * they opened. Runs that were begun finish with the recipient they began with. Cut off before `repository.json` names the new
+ * recipient, all goes on with the former one; run it again.
  */
-export async function rotateRepositoryKey(
+export const rotateRepositoryKey = (
   catalog: Catalog,
   { name, identity }: { name: string; identity?: SecretReference | undefined },
-): Promise<{ recipient: string }> {
-  const opened = await encryptedRepository(catalog, name, { mayDiffer: true });
-  const { keys, recipient } = await rotatedKeys(await keysOf(opened, identity));
-  await writeRepositoryKeys(opened.store, keys);
-  const encryption = { ...opened.encryption, recipient };
-  await changeRecipient(opened.store, opened.record, encryption);
-  await catalog.repositories.changeSettings(name, { ...settingsOf(opened.record), encryption });
-  return { recipient };
-}
+): Promise<{ recipient: string }> =>
+  catalog.repositories.alone(async () => {
+    const opened = await encryptedRepository(catalog, name);
+    const { keys, recipient } = await rotatedKeys(await keysOf(opened, identity));
+    await writeRepositoryKeys(opened.store, keys);
+    const former = (await recipientsOf(keys)).filter((each) => each !== recipient);
+    const encryption = { ...opened.encryption, recipient, former };
+    await changeRecipient(opened.store, opened.record, encryption);
+    await catalog.repositories.changeSettings(name, { ...settingsOf(opened.record), encryption });
+    return { recipient };
+  });
 
 const keysOf = ({ record, store }: Opened, identity: SecretReference | undefined): Promise<RepositoryKeys> =>
   openRepositoryKeys(
@@ -98,20 +104,12 @@ const keysOf = ({ record, store }: Opened, identity: SecretReference | undefined
     identity === undefined ? record : { ...record, settings: { ...settingsOf(record), identity } },
   );
 
-/** @param mayDiffer a rotation that was cut off left another recipient in `repository.json` */
-async function encryptedRepository(
-  catalog: Catalog,
-  name: string,
-  { mayDiffer = false }: { mayDiffer?: boolean } = {},
-): Promise<Opened> {
+async function encryptedRepository(catalog: Catalog, name: string): Promise<Opened> {
   const record = await catalog.repositories.find(name);
   if (record === undefined) throw new HoldfastError('RepositoryNotFound', `there is no repository ${name}`);
   const { encryption } = settingsOf(record);
   if (encryption === null) throw new HoldfastError('InvalidRequest', `repository ${name} is not encrypted`);
   const store = openBlobStore(record.location);
-  const { encryption: found } = await openRepository(store, mayDiffer ? undefined : record);
-  if (mayDiffer)
-    await openRepository(store, { ...record, settings: { ...settingsOf(record), encryption: found ?? null } });
-  if (found === undefined) throw new HoldfastError('EncryptionMismatch', `repository ${name} lies there not encrypted`);
+  await openRepository(store, record);
   return { record, encryption, store };
 }

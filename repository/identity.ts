@@ -1,4 +1,3 @@
-import { isDeepStrictEqual } from 'node:util';
 import { repositoryIdentity } from '../schemas/manifest.ts';
 import type { RepositoryIdentity, RepositoryOwner } from '../schemas/manifest.ts';
 import { repositorySettings, settingsOf } from '../schemas/repository.ts';
@@ -18,7 +17,7 @@ export type ExpectedRepository = Pick<RepositoryRecord, 'id' | 'settings'>;
 /**
  * Reads `repository.json`.
  * @param expected refuse another repository, say one mounted in this one's place, one that another installation owns,
- *   and one that is not encrypted as it should be. Without it whatever lies there is taken, for those who only read.
+ *   and one that is not encrypted as it should be, or was until a rotation. Without it whatever lies there is taken, for those who only read.
  * @throws RepositoryError `not-a-repository`, `foreign`, `owned`, `encryption-mismatch`, `unsupported-version`, `invalid`;
  *   BlobStoreError
  */
@@ -51,7 +50,7 @@ function requireSame(found: RepositoryIdentity, expected: ExpectedRepository): v
     throw new RepositoryError('owned', REPOSITORY_FILE, ownedBy(found.owner));
   }
   const stored = found.encryption ?? null;
-  if (!isDeepStrictEqual(stored, encryption)) {
+  if (!isEncryptedAs(stored, encryption)) {
     const words = (of: RepositoryEncryption | null): string =>
       of === null ? 'not encrypted' : `encrypted to ${of.recipient}${of.hideNames ? ', with names hidden' : ''}`;
     throw new RepositoryError(
@@ -60,6 +59,13 @@ function requireSame(found: RepositoryIdentity, expected: ExpectedRepository): v
       `says that the repository is ${words(stored)}, but it should be ${words(encryption)}`,
     );
   }
+}
+
+/** A run goes on with the recipient it was planned with, though a rotation has given the repository another meanwhile. */
+function isEncryptedAs(stored: RepositoryEncryption | null, expected: RepositoryEncryption | null): boolean {
+  if (stored === null || expected === null) return stored === expected;
+  const recipients = [stored.recipient, ...(stored.former ?? [])];
+  return stored.hideNames === expected.hideNames && recipients.includes(expected.recipient);
 }
 
 /** Words for the error `owned`. */

@@ -69,6 +69,8 @@ export const repositoryEncryption = z.object({
   recipient: ageRecipient,
   /** Manifests keep names, paths and definitions to those who hold an identity. */
   hideNames: z.boolean().default(false),
+  /** Its recipients before a rotation, newest first: what was begun with one of them may still be finished. */
+  former: z.array(ageRecipient).optional(),
 });
 export type RepositoryEncryption = z.infer<typeof repositoryEncryption>;
 

@@ -68,7 +68,7 @@ export function addRepoKeyCommands(repo: Command): void {
   )
     .addHelpText(
       'after',
-      '\nBackups that run meanwhile fail: do it while none does. Cut off, run it again.\n\nExample:\n  $ holdfast repo key rotate main',
+      '\nBackups that run meanwhile finish with the key they began with. Cut off, run it again.\n\nExample:\n  $ holdfast repo key rotate main',
     )
     .action(
       action(async (context, name: string, options: IdentityOptions) => {

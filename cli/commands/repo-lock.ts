@@ -40,14 +40,15 @@ export function addRepoLockCommand(repo: Command): void {
       action(async (context, name: string, { days, mode, off = false }: LockFlags) => {
         if (off && days !== undefined) throw new WrongUsage('--days and --off: give one of them');
         const { repositories } = await context.catalog();
-        const record = await repositories.find(name);
-        if (record === undefined) throw new HoldfastError('RepositoryNotFound', `no repository ${name}`);
-        let { immutability } = settingsOf(record);
-        if (days !== undefined || off) {
-          immutability = days === undefined ? null : { mode, days };
-          if (immutability !== null) await requireLocks(record);
-          await repositories.changeSettings(name, { ...settingsOf(record), immutability });
-        }
+        const immutability = await repositories.alone(async () => {
+          const record = await repositories.find(name);
+          if (record === undefined) throw new HoldfastError('RepositoryNotFound', `no repository ${name}`);
+          if (days === undefined && !off) return settingsOf(record).immutability;
+          const wanted = days === undefined ? null : { mode, days };
+          if (wanted !== null) await requireLocks(record);
+          await repositories.changeSettings(name, { ...settingsOf(record), immutability: wanted });
+          return wanted;
+        });
         context.output.result({ repository: name, immutability }, () =>
           immutability === null
             ? `${name}: backups are not locked`

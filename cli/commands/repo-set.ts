@@ -28,11 +28,14 @@ export function addRepoSetCommand(repo: Command): void {
           throw new WrongUsage('identity: give one of --identity-file, --identity-env, --no-identity');
         }
         const { repositories } = await context.catalog();
-        const record = await repositories.find(name);
-        if (record === undefined) throw new HoldfastError('RepositoryNotFound', `no repository ${name}`);
-        const settings = { ...settingsOf(record), identity: reference ?? null };
-        await repositories.changeSettings(name, settings);
-        context.output.result({ ...record, settings }, () => `repository ${name} changed`);
+        const changed = await repositories.alone(async () => {
+          const record = await repositories.find(name);
+          if (record === undefined) throw new HoldfastError('RepositoryNotFound', `no repository ${name}`);
+          const settings = { ...settingsOf(record), identity: reference ?? null };
+          await repositories.changeSettings(name, settings);
+          return { ...record, settings };
+        });
+        context.output.result(changed, () => `repository ${name} changed`);
       }),
     );
 }

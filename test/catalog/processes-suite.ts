@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { openCatalog, openDatabase } from '../../catalog/open-catalog.ts';
@@ -69,6 +69,27 @@ export function processesSuite(newUrl: () => Promise<string>): void {
       expect(await catalog.admissions.request(admissionRequest())).toEqual({ granted: true });
       expect(await catalog.hosts.find('kvm-1')).toMatchObject({ slots: 99 });
       await holder.rest();
+    });
+
+    it('change repositories one after the other, and let others read and write meanwhile', async () => {
+      const url = await newUrl();
+      await using catalog = await openCatalog(url);
+      await using folder = await tempDir();
+      const witness = join(folder.path, 'witness');
+      await writeFile(witness, '0');
+      await using stack = new AsyncDisposableStack();
+      const programs = Array.from({ length: 4 }, () => stack.use(startProgram('count-alone.ts', url, witness, '5')));
+      await Promise.all(programs.map((program) => program.rest()));
+      expect(await readFile(witness, 'utf8')).toBe('20');
+      await using holder = startProgram('count-alone.ts', url, witness, '1', 'stay');
+      expect(await holder.line()).toBe('inside');
+      await catalog.hosts.upsert({ name: 'kvm-1', slots: 2 });
+      holder.kill();
+      expect(await catalog.repositories.alone(() => Promise.resolve('next'))).toBe('next');
+      await expect(catalog.repositories.alone(() => Promise.reject(new Error('of the change')))).rejects.toThrow(
+        'of the',
+      );
+      expect(await catalog.repositories.alone(() => Promise.resolve('next'))).toBe('next');
     });
 
     it('are never granted more than there is, when ten of them race', async () => {
