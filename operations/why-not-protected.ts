@@ -1,5 +1,8 @@
 import type { Offering, VmRecord } from '../schemas/catalog.ts';
-import type { RepositoryRecord } from '../schemas/repository.ts';
+import { settingsOf, type RepositoryRecord } from '../schemas/repository.ts';
+
+/** What of a repository decides whether an offering can be kept. */
+export type OfferedRepository = Pick<RepositoryRecord, 'name' | 'settings'>;
 
 /**
  * Why a VM cannot be given an offering: what the offering promises could not be kept. undefined when it can.
@@ -8,14 +11,14 @@ import type { RepositoryRecord } from '../schemas/repository.ts';
 export function whyNotProtected(
   offering: Offering,
   vm: VmRecord,
-  repositories: readonly Pick<RepositoryRecord, 'name'>[],
+  repositories: readonly OfferedRepository[],
 ): string | undefined {
-  return whyNoRepository(offering, repositories) ?? whyNoDisk(offering, vm);
+  return whyNoRepository(offering, repositories) ?? whyNoIdentity(offering, repositories) ?? whyNoDisk(offering, vm);
 }
 
 function whyNoRepository(
   { name, repository }: Offering,
-  repositories: readonly Pick<RepositoryRecord, 'name'>[],
+  repositories: readonly OfferedRepository[],
 ): string | undefined {
   const known = repositories.map((one) => one.name);
   if (repository !== null) {
@@ -27,6 +30,31 @@ function whyNoRepository(
   return known.length === 0
     ? 'there is no repository yet; add one with: holdfast repo add DIRECTORY'
     : `it names no repository and there are ${known.join(', ')}; say which: holdfast offering update ${name} --repo NAME`;
+}
+
+/**
+ * Why what follows each backup of the offering would fail each time: it reads encrypted backups, and no host has an identity. That of
+ * its repository, or of the only one there is; undefined where it is not known yet which that will be.
+ */
+export function whyNoIdentity(
+  { repository, compression, validation }: Pick<Offering, 'repository' | 'compression' | 'validation'>,
+  repositories: readonly OfferedRepository[],
+): string | undefined {
+  const [only] = repositories.length === 1 ? repositories : [];
+  const found = repository === null ? only : repositories.find(({ name }) => name === repository);
+  if (found === undefined) return undefined;
+  const { encryption, identity } = settingsOf(found);
+  if (encryption === null || identity !== null) return undefined;
+  const readers = [
+    ...(compression === 'deferred' ? ['compression after the backup'] : []),
+    ...(validation.some((step) => step !== 'hash') ? ['a validation that boots'] : []), // hashes are of the encrypted bytes
+  ];
+  if (readers.length === 0) return undefined;
+  return (
+    `repository ${found.name} is encrypted and its hosts have no identity, which ${readers.join(' and ')} needs; ` +
+    `give them one: holdfast repo set ${found.name} --identity-file PATH` +
+    (compression === 'deferred' ? ', or compress while copying: --compression inline' : '')
+  );
 }
 
 /** A VM whose disks nobody has seen yet is given the benefit of the doubt. */

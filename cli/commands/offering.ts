@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import type { Catalog } from '../../catalog/contract.ts';
 import { probeVm } from '../../operations/probe-vm.ts';
 import { unprotectVm } from '../../operations/unprotect-vm.ts';
-import { whyNotProtected } from '../../operations/why-not-protected.ts';
+import { whyNoIdentity, whyNotProtected } from '../../operations/why-not-protected.ts';
 import { offering as offeringSchema, type Offering, type VmRecord } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { action, type CommandContext } from '../context.ts';
@@ -230,10 +230,16 @@ const withVms = async (catalog: Catalog, row: Offering): Promise<ShownOffering> 
   vms: (await catalog.vms.list()).filter((vm) => vm.offering === row.name).map((vm) => vm.name),
 });
 
-async function requireRepository(catalog: Catalog, { repository }: Offering): Promise<void> {
-  if (repository === null || (await catalog.repositories.find(repository)) !== undefined) return;
-  throw new HoldfastError(
-    'RepositoryNotFound',
-    `--repo: repository ${repository} is not known; see: holdfast repo ls, or add it: holdfast repo add DIRECTORY --name ${repository}`,
-  );
+/** @throws HoldfastError RepositoryNotFound, OfferingNotKeepable */
+async function requireRepository(catalog: Catalog, offering: Offering): Promise<void> {
+  const { name, repository } = offering;
+  const repositories = await catalog.repositories.list();
+  if (repository !== null && !repositories.some((one) => one.name === repository)) {
+    throw new HoldfastError(
+      'RepositoryNotFound',
+      `--repo: repository ${repository} is not known; see: holdfast repo ls, or add it: holdfast repo add DIRECTORY --name ${repository}`,
+    );
+  }
+  const why = whyNoIdentity(offering, repositories);
+  if (why !== undefined) throw new HoldfastError('OfferingNotKeepable', `offering ${name}: ${why}`);
 }
