@@ -7,7 +7,6 @@
  * The export comes from the page cache, or, with --direct, from the disk, as from a guest's QEMU with cache='none'.
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
   closeSync,
@@ -19,16 +18,14 @@ import {
   rmSync,
   statSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { copyDisk } from '../copier/copy-disk.ts';
 import { ThreadPool } from '../copier/thread-pool.ts';
-
-const MIB = 1024 * 1024;
-const GIB = 1024 * MIB;
+import { GIB, makePatterns, MIB } from './disk-content.ts';
+import { run } from './run-sync.ts';
 
 const { values } = parseArgs({
   options: {
@@ -51,9 +48,7 @@ function makeDisk(path: string): void {
   if (existsSync(path)) return;
   const partial = `${path}.partial`;
   const blockBytes = 64 * MIB;
-  const random = patternFile('random', blockBytes, () => randomBytes(MIB));
-  const text = patternFile('text', blockBytes, () => logLines(MIB));
-  const sparse = patternFile('sparse', blockBytes, () => sparsePages(MIB));
+  const { random, text, sparse } = makePatterns(folder);
   run('qemu-img', 'create', '-q', '-f', 'qcow2', partial, String(DISK_BYTES));
   const commands: string[] = [];
   const fill = (what: string, offset: number, lengthBytes: number) => {
@@ -67,36 +62,6 @@ function makeDisk(path: string): void {
   fill(`-s ${sparse}`, 7 * eighth, eighth / 2);
   run('qemu-io', '-f', 'qcow2', ...commands, partial);
   run('mv', partial, path);
-}
-
-function patternFile(name: string, lengthBytes: number, block: () => Uint8Array): string {
-  const path = join(folder, `${name}.bin`);
-  const file = openSync(path, 'w');
-  for (let done = 0; done < lengthBytes;) done += writeSync(file, block());
-  closeSync(file);
-  return path;
-}
-
-let lineNumber = 0;
-function logLines(lengthBytes: number): Buffer {
-  const block = Buffer.alloc(lengthBytes);
-  for (let at = 0; at < lengthBytes;) {
-    const id = Math.random().toString(16).slice(2);
-    const line = `2026-11-21T${10 + (lineNumber % 13)}:${lineNumber % 60}:${(lineNumber * 7) % 60}Z web-${lineNumber % 9} app[${lineNumber++}]: GET /orders/${id} 200 ${(lineNumber * 37) % 900} ms\n`;
-    at += block.write(line, at);
-  }
-  return block;
-}
-
-function sparsePages(lengthBytes: number): Buffer {
-  const block = Buffer.alloc(lengthBytes);
-  for (let at = 0; at < lengthBytes; at += 65_536) logLines(4096).copy(block, at);
-  return block;
-}
-
-function run(command: string, ...args: string[]): void {
-  const { status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`${command} ${args.slice(0, 4).join(' ')}: ${stderr}`);
 }
 
 interface Cost {

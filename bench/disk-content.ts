@@ -114,7 +114,8 @@ export async function applyChange(
 /** A file of random bytes for one change. */
 export const changePattern = (path: string): string => patternFile(path, 4 * MIB, () => randomBytes(MIB));
 
-function patternFile(path: string, lengthBytes: number, block: () => Uint8Array): string {
+/** Fills a file with blocks. Gives its path. */
+export function patternFile(path: string, lengthBytes: number, block: () => Uint8Array): string {
   const file = openSync(path, 'w');
   for (let done = 0; done < lengthBytes;) done += writeSync(file, block());
   closeSync(file);
@@ -122,7 +123,8 @@ function patternFile(path: string, lengthBytes: number, block: () => Uint8Array)
 }
 
 let lineNumber = 0;
-function logLines(lengthBytes: number): Buffer {
+/** A web server's log: it compresses, and no two blocks of it are the same. */
+export function logLines(lengthBytes: number): Buffer {
   const block = Buffer.alloc(lengthBytes);
   for (let at = 0; at < lengthBytes;) {
     const id = Math.random().toString(16).slice(2);

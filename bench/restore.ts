@@ -19,7 +19,6 @@ import {
   rmSync,
   statSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -29,9 +28,9 @@ import { copyDisk } from '../copier/copy-disk.ts';
 import { restoreDisk } from '../copier/restore-disk.ts';
 import { ThreadPool } from '../copier/thread-pool.ts';
 import { filePathOf } from '../repository/source.ts';
+import { GIB, logLines, MIB, patternFile } from './disk-content.ts';
+import { run } from './run-sync.ts';
 
-const MIB = 1024 * 1024;
-const GIB = 1024 * MIB;
 const DISK_BYTES = 8 * GIB;
 const INCREMENTS = 3;
 
@@ -51,34 +50,10 @@ mkdirSync(folder, { recursive: true });
 const signal = new AbortController().signal;
 const pool = new ThreadPool({ threads: Number(values.threads), tasksPerThread: Number(values.tasks) });
 
-function run(command: string, ...args: string[]): void {
-  const { status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`${command} ${args.slice(0, 6).join(' ')}: ${stderr}`);
-}
-
-function patternFile(name: string, lengthBytes: number, block: () => Uint8Array): string {
-  const path = join(folder, `${name}.bin`);
-  const file = openSync(path, 'w');
-  for (let done = 0; done < lengthBytes;) done += writeSync(file, block());
-  closeSync(file);
-  return path;
-}
-
-let lineNumber = 0;
-function logLines(lengthBytes: number): Buffer {
-  const block = Buffer.alloc(lengthBytes);
-  for (let at = 0; at < lengthBytes;) {
-    const id = Math.random().toString(16).slice(2);
-    const line = `2026-11-21T${10 + (lineNumber % 13)}:${lineNumber % 60}:${(lineNumber * 7) % 60}Z web-${lineNumber % 9} app[${lineNumber++}]: GET /orders/${id} 200 ${(lineNumber * 37) % 900} ms\n`;
-    at += block.write(line, at);
-  }
-  return block;
-}
-
 /** A disk of 8 GiB with 4 GiB of data: 2 GiB random, 2 GiB log lines. */
 function makeDisk(path: string): void {
-  const random = patternFile('random', 64 * MIB, () => randomBytes(MIB));
-  const text = patternFile('text', 64 * MIB, () => logLines(MIB));
+  const random = patternFile(join(folder, 'random.bin'), 64 * MIB, () => randomBytes(MIB));
+  const text = patternFile(join(folder, 'text.bin'), 64 * MIB, () => logLines(MIB));
   run('qemu-img', 'create', '-q', '-f', 'qcow2', path, String(DISK_BYTES));
   const commands: string[] = [];
   for (let at = 0; at < 2 * GIB; at += 64 * MIB) {
@@ -90,7 +65,7 @@ function makeDisk(path: string): void {
 /** An overlay in which 400 MiB have changed, in 850 writes: 50 of 4 MiB, 800 of 256 KiB, all over the data. */
 function makeOverlay(path: string, backing: string): void {
   run('qemu-img', 'create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', backing, path);
-  const random = patternFile('changed', 4 * MIB, () => randomBytes(MIB));
+  const random = patternFile(join(folder, 'changed.bin'), 4 * MIB, () => randomBytes(MIB));
   const place = (unit: number) => {
     const at = Math.floor(Math.random() * ((4 * GIB) / unit)) * unit;
     return at < 2 * GIB ? at : at + 2 * GIB;

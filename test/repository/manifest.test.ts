@@ -15,9 +15,9 @@ import {
   replaceManifest,
 } from '../../repository/manifest.ts';
 import { writeSums } from '../../repository/sums.ts';
-import { MANIFEST_VERSION } from '../../schemas/manifest.ts';
 import type { Manifest } from '../../schemas/manifest.ts';
 import { hasStoreCode, REPOSITORY_ID } from '../support/blob-store-suite.ts';
+import { manifestOf } from '../support/sample-manifest.ts';
 
 const VM = '6f1c1e0e-57a4-4d55-9c0c-0e5a1b1c2d3e';
 const OTHER_VM = '7f1c1e0e-57a4-4d55-9c0c-0e5a1b1c2d3e';
@@ -38,52 +38,9 @@ async function storedBackup(n: number, vmUuid = VM): Promise<Manifest> {
   const file = diskFileKey({ vmUuid, diskNumber: 0, type: 'full', instant });
   await store.putBlob(file, Buffer.alloc(100, n));
   const sums = await writeSums(store, file, [{ offset: 0, lengthBytes: 100, sha256: 'a'.repeat(64) }]);
-  return {
-    version: MANIFEST_VERSION,
-    id: idOf(n),
-    vm: { uuid: vmUuid, name: 'web-1' },
-    type: 'full',
-    parentId: null,
-    chainId: idOf(n),
-    position: 1,
-    isolated: false,
-    endOfChain: false,
-    instant,
-    consistency: 'crash',
-    freezeMs: null,
-    host: 'kvm-1',
-    source: { platform: 'libvirt', metadata: {} },
-    domainXml: { inactive: '<domain/>', live: null },
-    checkpointXml: null,
-    files: [],
-    passedOver: [],
-    skippedDisks: [],
-    disks: [
-      {
-        target: 'vda',
-        number: 0,
-        serial: null,
-        sourcePath: '/var/lib/libvirt/images/web-1.qcow2',
-        sourceFormat: 'qcow2',
-        virtualSizeBytes: 65_536,
-        type: 'full',
-        fullReason: 'first-backup',
-        file,
-        backingFile: null,
-        storedBytes: 100,
-        changedBytes: 65_536,
-        readBytes: 65_536,
-        clusterBytes: 65_536,
-        sums,
-      },
-    ],
-    compression: 'none',
-    validation: 'NotValidated',
-    requestedBy: null,
-    attempts: {},
-    durationMs: 1,
-    versions: {},
-  };
+  const sample = manifestOf(idOf(n));
+  const disks = sample.disks.map((disk) => ({ ...disk, file, sums }));
+  return { ...sample, vm: { ...sample.vm, uuid: vmUuid }, instant, disks };
 }
 
 describe('manifest', () => {
