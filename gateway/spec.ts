@@ -10,7 +10,6 @@ const specFile = z.object({
   encryption: diskEncryption.optional(),
   sums: z.object({ file: blobKey, sha256: z.string().regex(/^[0-9a-f]{64}$/), segments: z.int().nonnegative() }),
 });
-export type SpecFile = z.infer<typeof specFile>;
 
 /** What a gateway process serves. It holds no secrets: keys and credentials are found by the references in `repository`. */
 export const gatewaySpec = z.object({

@@ -16,7 +16,6 @@ export const backupDisk = z.object({
   /** Length of the stored file. */
   storedBytes: z.int().nonnegative(),
 });
-export type BackupDisk = z.infer<typeof backupDisk>;
 
 /** A backup as scripts see it; `holdfast backup show --json`. */
 export const backup = z.object({

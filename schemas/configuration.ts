@@ -42,7 +42,6 @@ export const configuration = z.strictObject({
   heartbeatSeconds: z.int().positive().max(3600).optional(),
   report: reportSettings.optional(),
 });
-export type Configuration = z.infer<typeof configuration>;
 
 /** What `holdfast dev` notes of itself in `run/dev.json`, so that other commands find it. */
 export const devState = z.object({

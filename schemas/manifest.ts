@@ -47,7 +47,6 @@ export const manifestDisk = storedDisk.extend({
    */
   replacement: storedDisk.extend({ temporary: blobKey, compression: z.enum(['zstd', 'none']) }).optional(),
 });
-export type StoredDisk = z.infer<typeof storedDisk>;
 export type Replacement = NonNullable<ManifestDisk['replacement']>;
 export type ManifestDisk = z.infer<typeof manifestDisk>;
 

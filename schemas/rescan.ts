@@ -43,7 +43,6 @@ export const surplusFile = z.object({
   /** Its upload was not finished. */
   isUpload: z.boolean(),
 });
-export type SurplusFile = z.infer<typeof surplusFile>;
 
 /** All that lies in a repository's folder of one VM. */
 export const foundVm = z.object({

@@ -62,7 +62,6 @@ export type ScheduleTask = z.infer<typeof scheduleTask>;
 
 /** What happens to a VM whose former scheduled backup still runs. */
 export const scheduleOverlap = z.enum(['skip', 'buffer-one']);
-export type ScheduleOverlap = z.infer<typeof scheduleOverlap>;
 
 /** A schedule: what it does, for whom, and when. One Temporal schedule each. */
 export const schedule = z.object({

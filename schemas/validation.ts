@@ -74,4 +74,3 @@ export function reasonOf({ state, steps }: Pick<ValidationResult, 'state' | 'ste
 
 /** States of a backup that a new validation may begin in; all but the one that means that another is at work. */
 export const atRest = validationState.exclude(['Validating']);
-export type ValidationAtRest = z.infer<typeof atRest>;

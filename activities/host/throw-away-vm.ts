@@ -165,7 +165,6 @@ export const createThrowAwayVms = ({ libvirt, state, gateways, daemonRoot }: Hos
     await destroy(namesake, signal);
   }
 };
-export type ThrowAwayVms = ReturnType<typeof createThrowAwayVms>;
 
 async function requireScratch(folder: string): Promise<void> {
   const space = await statfs(folder);
