@@ -18,6 +18,7 @@ import { requireOpening } from './chain-files.ts';
 import { createCopyFile, type CopyWay } from './copy-file.ts';
 import type { CopyNote } from './copy-notes.ts';
 import type { HostDependencies } from './dependencies.ts';
+import { lockBackup } from './lock-backup.ts';
 
 /** What a file needs beyond its data: sums, and room for the manifest. */
 const SPACE_MARGIN_BYTES = 16 * 1024 * 1024;
@@ -41,7 +42,7 @@ export const createCopyBackup = ({ copier, openStore, fence, paces, copies }: Ho
   return {
     /**
      * Copies the files of a backup to another repository as they are stored, each segment once its hash is right, then its
-     * manifest. Into an encrypted one they are encrypted on the way, which takes no identity; out of one they are opened on the
+     * manifest, and locks what the target promises to keep. Into an encrypted one they are encrypted on the way, which takes no identity; out of one they are opened on the
      * way, in memory, with the identity of its hosts. Repeatable: a new attempt goes on where the former one stopped; with a file
      * that gets another form it begins anew, because its key was in no note.
      * @throws IntegrityMismatch and BackupFileMissing of the original, BackupNotCopyable, EncryptionMismatch, KeyMissing, KeyWrong,
@@ -54,7 +55,10 @@ export const createCopyBackup = ({ copier, openStore, fence, paces, copies }: Ho
         const source = await openStoreOf(openStore, plan.from);
         const target = await openStoreOf(openStore, plan.to);
         const there = await presentCopy(target, plan);
-        if (there !== undefined) return { ...contentOf(there), writtenBytes: 0 };
+        if (there !== undefined) {
+          await locked(target, plan, there);
+          return { ...contentOf(there), writtenBytes: 0 };
+        }
         const stored = await readManifest(source, plan.vm.uuid, plan.backupId);
         await requireParent(target, plan, stored);
         const keys = await keysFor(source, plan.from);
@@ -107,6 +111,7 @@ export const createCopyBackup = ({ copier, openStore, fence, paces, copies }: Ho
           };
           const hideNames = encryption?.hideNames === true || settingsOf(plan.from).encryption?.hideNames === true;
           await createManifest(target, encryption ? await sealManifest(copied, { ...encryption, hideNames }) : copied);
+          await locked(target, plan, copied);
           return { ...contentOf(copied), writtenBytes };
         } catch (error) {
           fenced.throwIfAborted();
@@ -156,6 +161,10 @@ const contentOf = ({ type, parentId, disks }: Manifest): Omit<CopiedBackup, 'wri
   parentId,
   disks,
 });
+
+/** What the target promises of its backups holds for copies too. */
+const locked = (target: BlobStore, { vm, to }: CopyPlan, { id, instant }: Manifest): Promise<void> =>
+  lockBackup(target, to, { vmUuid: vm.uuid, id, instant });
 
 /** Nobody finds a copy whose parent's is not there. @throws BackupNotCopyable */
 async function requireParent(target: BlobStore, { vm, to }: CopyPlan, { id, parentId }: Manifest): Promise<void> {

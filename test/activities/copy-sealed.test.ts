@@ -15,7 +15,7 @@ import { createCopierPool } from '../../copier/pool.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { createDirectoryStore } from '../../repository/directory-store.ts';
 import { initRepository } from '../../repository/identity.ts';
-import { validationKey } from '../../repository/layout.ts';
+import { manifestKey, validationKey } from '../../repository/layout.ts';
 import { createManifest, readManifest } from '../../repository/manifest.ts';
 import { writeRepositoryKeys } from '../../repository/repository-keys.ts';
 import { openEncryptedFile } from '../../repository/open-encrypted-file.ts';
@@ -141,6 +141,30 @@ describe('copyBackupFiles into an encrypted repository', () => {
     await notes.write({ plan, startedMs: Date.now(), files: [{ file, token, recrypted: sealed }] });
     expect((await steps().copy()).disks[0]?.storedBytes).toBeGreaterThan(CONTENT.length);
     expect(await openBytes(await target.getBlob(file), repositoryKeys(), 'disk')).toEqual(CONTENT);
+  });
+
+  it('locks the copy as the target promises, also when an earlier attempt has written its manifest', async () => {
+    const untilMs = Date.parse(manifest.instant) + 30 * 86_400_000;
+    const settings = { ...plan.to.settings!, immutability: { mode: 'governance' as const, days: 30 } };
+    const lockedKeys: string[] = [];
+    const locking: HostDependencies['openStore'] = (location) => ({
+      ...storeAt(location),
+      locks: {
+        problem: () => Promise.resolve(undefined),
+        lock: (key, lock) => {
+          expect(lock).toEqual({ mode: 'governance', untilMs });
+          lockedKeys.push(key);
+          return Promise.resolve();
+        },
+        lockedUntilMs: () => Promise.resolve(undefined),
+      },
+    });
+    for (let attempt = 1; attempt <= 2; attempt += 1) {
+      lockedKeys.length = 0;
+      const { disks } = await steps(locking, { ...plan, to: { ...plan.to, settings } }).copy();
+      const { file, sums } = disks[0]!;
+      expect(new Set(lockedKeys)).toEqual(new Set([file, sums.file, manifestKey(manifest.vm.uuid, BACKUP)]));
+    }
   });
 
   it('leaves nothing when it is undone', async () => {
