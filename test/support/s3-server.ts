@@ -37,10 +37,11 @@ export const missingS3Server = (kind: S3ServerKind): string | undefined =>
  * Listens on 127.0.0.1 on a free port. Its process ends with this one, or when disposed of, and its data with it.
  * @param tls speak https, with this certificate and key
  * @param versions versitygw: keep versions of objects, where a bucket wants them; minio always does
+ * @param domain also takes requests whose bucket is in the host name, before this domain
  */
 export async function startS3Server(
   kind: S3ServerKind,
-  { tls, versions }: { tls?: { certificate: string; key: string }; versions?: boolean } = {},
+  { tls, versions, domain }: { tls?: { certificate: string; key: string }; versions?: boolean; domain?: string } = {},
 ): Promise<S3Server> {
   const missing = missingS3Server(kind);
   if (missing !== undefined) throw new Error(missing);
@@ -60,7 +61,9 @@ export async function startS3Server(
     for (let attempt = 1; ; attempt += 1) {
       const port = await freePort();
       const server =
-        kind === 'minio' ? startMinio(data, port, keys) : startVersitygw(data, port, { keys, tls, versionsDir });
+        kind === 'minio'
+          ? startMinio(data, port, { keys, domain })
+          : startVersitygw(data, port, { keys, tls, versionsDir, domain });
       const endWithUs = (): boolean => server.kill('SIGKILL');
       process.once('exit', endWithUs);
       const stop = async (): Promise<void> => {
@@ -133,10 +136,12 @@ function startVersitygw(
     keys,
     tls,
     versionsDir,
+    domain,
   }: {
     keys: S3Server['keys'];
     tls: { certificate: string; key: string } | undefined;
     versionsDir: string | undefined;
+    domain: string | undefined;
   },
 ): ChildProcess {
   return spawn(
@@ -144,6 +149,7 @@ function startVersitygw(
     [
       '--quiet',
       ...['--port', `127.0.0.1:${port}`],
+      ...(domain === undefined ? [] : ['--virtual-domain', `${domain}:${port}`]),
       ...(tls ? ['--cert', tls.certificate, '--key', tls.key] : []),
       'posix',
       ...(versionsDir === undefined ? [] : ['--versioning-dir', versionsDir]),
@@ -156,13 +162,18 @@ function startVersitygw(
   );
 }
 
-const startMinio = (data: string, port: number, keys: S3Server['keys']): ChildProcess =>
+const startMinio = (
+  data: string,
+  port: number,
+  { keys, domain }: { keys: S3Server['keys']; domain: string | undefined },
+): ChildProcess =>
   spawn(join(TOOLS, 'minio'), ['server', '--quiet', '--address', `127.0.0.1:${port}`, data], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
       HOME: data,
       MINIO_ROOT_USER: keys.accessKeyId,
       MINIO_ROOT_PASSWORD: keys.secretAccessKey,
+      ...(domain === undefined ? {} : { MINIO_DOMAIN: domain }),
       MINIO_BROWSER: 'off',
       MINIO_UPDATE: 'off',
     },
