@@ -4,6 +4,24 @@ import { sourceMark } from '../schemas/source-mark.ts';
 import type { BackupRecord } from './contract.ts';
 import type { BackupDiskTable, BackupTable } from './database.ts';
 
+/** Of a backup that is new to the catalog: nobody has pinned, validated, booted or rewritten it here. */
+export const UNTOUCHED = {
+  pinned: 0,
+  pin_note: null,
+  validation_result: null,
+  validated_at: null,
+  validation_before: null,
+  validation_workflow_id: null,
+  validation_run_id: null,
+  booted_at: null,
+  boot_ms: null,
+  rewrite_id: null,
+  rewrite_operation: null,
+  rewrite_workflow_id: null,
+  rewrite_run_id: null,
+  rewrite_failure: null,
+} satisfies Partial<BackupTable>;
+
 /** A backup as scripts see it. */
 export const toBackup = (row: BackupTable, disks: BackupDiskRecord[]): Backup => ({
   id: row.id,

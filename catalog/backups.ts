@@ -4,7 +4,7 @@ import type { Backup } from '../schemas/backup.ts';
 import type { BackupDiskRecord } from '../schemas/catalog.ts';
 import { HoldfastError } from '../schemas/failures.ts';
 import type { BackupState, CompressionState } from '../schemas/states.ts';
-import { toBackup, toDiskRecord, toDiskRow, toRecord } from './backup-rows.ts';
+import { toBackup, toDiskRecord, toDiskRow, toRecord, UNTOUCHED } from './backup-rows.ts';
 import { batches } from './batches.ts';
 import { retireChain } from './checkpoints.ts';
 import type { BackupFilter, BackupQueries, BackupRecord } from './contract.ts';
@@ -77,22 +77,9 @@ export const backupQueries = (database: Database): BackupQueries => {
             strategy: backup.strategy ?? 'checkpoint',
             offering: backup.offering ?? null,
             requested_by: backup.requestedBy ?? null,
-            pinned: 0,
-            pin_note: null,
-            validation_result: null,
-            validated_at: null,
-            validation_before: null,
-            validation_workflow_id: null,
-            validation_run_id: null,
-            booted_at: null,
-            boot_ms: null,
+            ...UNTOUCHED,
             damage: null,
             compression: 'None',
-            rewrite_id: null,
-            rewrite_operation: null,
-            rewrite_workflow_id: null,
-            rewrite_run_id: null,
-            rewrite_failure: null,
             validation: 'NotValidated',
             stored_bytes: 0,
             duration_ms: 0,

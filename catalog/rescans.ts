@@ -9,7 +9,7 @@ import type {
   ValidationState,
 } from '../schemas/states.ts';
 import type { ValidationResult } from '../schemas/validation.ts';
-import { toDiskRow } from './backup-rows.ts';
+import { toDiskRow, UNTOUCHED } from './backup-rows.ts';
 import { batches } from './batches.ts';
 import { retireChain } from './checkpoints.ts';
 import type { BackupTable, ChainTable, Database, Tables, VmTable } from './database.ts';
@@ -142,7 +142,14 @@ async function putVms(trx: Transaction<Tables>, vms: readonly RescannedVm[]): Pr
     await trx
       .insertInto('vms')
       .values(some)
-      .onConflict((conflict) => conflict.column('uuid').doNothing())
+      .onConflict((conflict) =>
+        conflict
+          .column('uuid')
+          .doUpdateSet((column) => ({ name: column.ref('excluded.name'), host: column.ref('excluded.host') }))
+          // so far known from manifests whose names could not be opened
+          .whereRef('vms.name', '=', 'vms.uuid')
+          .where('vms.last_seen_at', 'is', null),
+      )
       .execute();
   }
 }
@@ -184,6 +191,10 @@ async function putBackups(trx: Transaction<Tables>, rows: BackupTable[]): Promis
     .values(rows)
     .onConflict((conflict) =>
       conflict.column('id').doUpdateSet((column) => ({
+        vm_name: column.ref('excluded.vm_name'),
+        host: column.ref('excluded.host'),
+        requested_by: column.fn.coalesce('backups.requested_by', 'excluded.requested_by'),
+        offering: column.fn.coalesce('backups.offering', 'excluded.offering'),
         type: column.ref('excluded.type'),
         state: column.ref('excluded.state'),
         parent_id: column.ref('excluded.parent_id'),
@@ -283,22 +294,9 @@ const toRow = (
   strategy: backup.strategy,
   offering: backup.offering,
   requested_by: backup.requestedBy,
-  pinned: 0,
-  pin_note: null,
-  validation_result: null,
-  validated_at: null,
-  validation_before: null,
-  validation_workflow_id: null,
-  validation_run_id: null,
-  booted_at: null,
-  boot_ms: null,
+  ...UNTOUCHED,
   damage: backup.damage,
   compression: backup.compression,
-  rewrite_id: null,
-  rewrite_operation: null,
-  rewrite_workflow_id: null,
-  rewrite_run_id: null,
-  rewrite_failure: null,
   validation: backup.validation,
   stored_bytes: backup.disks.reduce((sum, disk) => sum + disk.storedBytes, 0),
   duration_ms: backup.durationMs,

@@ -6,7 +6,9 @@ import { inParallel } from './in-parallel.ts';
 import { isBackupFile, parseManifestKey, sumsKey, validationKeys, vmFolder } from './layout.ts';
 import { filesNamedBy, readStoredManifest } from './manifest.ts';
 import { presentManifest } from './present-manifest.ts';
-import { RepositoryError } from './repository-error.ts';
+import { isKeyError, RepositoryError } from './repository-error.ts';
+import type { RepositoryKeys } from './repository-keys.ts';
+import { hidesNames, unsealManifest } from './sealed-manifest.ts';
 
 /** Manifests of one VM read at once: a server elsewhere takes some milliseconds for each. */
 const READS_AT_ONCE = 8;
@@ -14,9 +16,10 @@ const READS_AT_ONCE = 8;
 /**
  * Reads every manifest in the folder of a VM and looks whether the files it names are there in their length; no byte of
  * theirs is read. One listing tells of all files.
+ * @param keys open manifests whose names are hidden; with `null`, or others, such backups are found without their names
  * @throws BlobStoreError when the repository cannot be read: that says nothing of its backups
  */
-export async function findBackups(store: BlobStore, vmUuid: string): Promise<FoundVm> {
+export async function findBackups(store: BlobStore, vmUuid: string, keys: RepositoryKeys | null): Promise<FoundVm> {
   const sizes = new Map<string, number>();
   const ids: string[] = [];
   for await (const { key, sizeBytes } of store.listBlobs(vmFolder(vmUuid))) {
@@ -24,14 +27,16 @@ export async function findBackups(store: BlobStore, vmUuid: string): Promise<Fou
     const manifest = parseManifestKey(key);
     if (manifest !== undefined) ids.push(manifest.backupId);
   }
-  const found: FoundVm = { uuid: vmUuid, backups: [], unreadable: [], surplus: [] };
+  const found: FoundVm = { uuid: vmUuid, backups: [], unreadable: [], sealed: [], surplus: [] };
   const named = new Set<string>();
   await inParallel(ids.toSorted(), READS_AT_ONCE, async (backupId) => {
     try {
       const stored = await readStoredManifest(store, vmUuid, backupId);
       for (const key of validationKeys(vmUuid, backupId)) named.add(key);
       for (const file of filesNamedBy(stored)) named.add(file);
-      const backup = foundBackupOf(await presentManifest(store, stored));
+      const { manifest, sealedBecause } = await opened(await presentManifest(store, stored), keys);
+      if (sealedBecause !== null) found.sealed.push({ backupId, message: sealedBecause });
+      const backup = foundBackupOf(manifest);
       found.backups.push({ ...backup, problems: problemsOf(backup, sizes) });
     } catch (error) {
       const message = unreadableBecause(error);
@@ -49,6 +54,20 @@ export async function findBackups(store: BlobStore, vmUuid: string): Promise<Fou
   }
   found.backups.sort((a, b) => (a.instant < b.instant ? -1 : 1));
   return found;
+}
+
+/** The manifest with its names where they are hidden, or why not. Others are not opened: they tell all that a catalog needs. */
+async function opened(
+  stored: Manifest,
+  keys: RepositoryKeys | null,
+): Promise<{ manifest: Manifest; sealedBecause: string | null }> {
+  if (!hidesNames(stored)) return { manifest: stored, sealedBecause: null };
+  try {
+    return { manifest: await unsealManifest(stored, keys), sealedBecause: null };
+  } catch (error) {
+    if (!isKeyError(error)) throw error;
+    return { manifest: stored, sealedBecause: error.message };
+  }
 }
 
 /** How many manifests lie in the folder of each VM, by VM. */

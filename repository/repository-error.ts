@@ -28,3 +28,7 @@ export class RepositoryError extends Error {
     this.file = file;
   }
 }
+
+/** It is encrypted, and what is at hand does not open it. */
+export const isKeyError = (error: unknown): error is RepositoryError =>
+  error instanceof RepositoryError && (error.code === 'key-missing' || error.code === 'key-wrong');

@@ -127,6 +127,10 @@ export async function unsealManifest(stored: Manifest, keys: RepositoryKeys | nu
   return { ...whole, validationResult: await unsealResult(validationResult, keys, file) };
 }
 
+/** Its names are in its sealed part: in the open the VM is called by its UUID. */
+export const hidesNames = ({ sealed, host, vm }: Manifest): boolean =>
+  sealed !== undefined && host === HIDDEN && vm.name === vm.uuid;
+
 function withNames({ vm, disks }: Manifest, names: NonNullable<SealedPart['names']>): Partial<Manifest> {
   const { vmName, disks: own, ...rest } = names;
   return {

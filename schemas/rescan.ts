@@ -50,6 +50,8 @@ export const foundVm = z.object({
   backups: z.array(foundBackup),
   /** Manifests that are there and cannot be read. */
   unreadable: z.array(z.object({ backupId: uuid, message: z.string() })),
+  /** Of these the names are hidden, and were not opened: they stand with the VM's UUID as its name. With the reason. */
+  sealed: z.array(z.object({ backupId: uuid, message: z.string() })).default([]),
   /** Not judged where a manifest cannot be read: that one may name them. */
   surplus: z.array(surplusFile),
 });
@@ -59,10 +61,11 @@ export type FoundVm = z.infer<typeof foundVm>;
  * - `missing`: the catalog, or another backup, names it; the repository does not have it.
  * - `surplus`: a file of ours that no manifest names.
  * - `damaged`: a manifest that cannot be read, a file of another length, a backup built on one that is not whole.
+ * - `sealed`: backups whose names are hidden, and that host has no identity that opens them.
  * - `elsewhere`: a backup of that id is known in another repository.
  * - `skipped`: an operation was at work on the VM.
  */
-export const rescanSort = z.enum(['missing', 'damaged', 'surplus', 'elsewhere', 'skipped']);
+export const rescanSort = z.enum(['missing', 'damaged', 'surplus', 'sealed', 'elsewhere', 'skipped']);
 export type RescanSort = z.infer<typeof rescanSort>;
 
 export interface RescanFinding {
@@ -96,14 +99,14 @@ export const emptyRescan = (): RescanSummary => ({
   manifests: 0,
   added: 0,
   changed: 0,
-  findings: { missing: 0, damaged: 0, surplus: 0, elsewhere: 0, skipped: 0 },
+  findings: { missing: 0, damaged: 0, surplus: 0, sealed: 0, elsewhere: 0, skipped: 0 },
   surplusBytes: 0,
   told: [],
 });
 
 export function addRescans(a: RescanSummary, b: RescanSummary): RescanSummary {
   const findings = Object.fromEntries(
-    rescanSort.options.map((sort) => [sort, a.findings[sort] + b.findings[sort]]),
+    rescanSort.options.map((sort) => [sort, numberOf(a, sort) + numberOf(b, sort)]),
   ) as RescanSummary['findings'];
   const told = [...a.told, ...b.told];
   return {
@@ -116,3 +119,7 @@ export function addRescans(a: RescanSummary, b: RescanSummary): RescanSummary {
     told: rescanSort.options.flatMap((sort) => told.filter((one) => one.sort === sort).slice(0, TOLD_AT_MOST)),
   };
 }
+
+/** A rescan that was begun by a former version knows fewer sorts. */
+const numberOf = ({ findings }: { findings: Partial<RescanSummary['findings']> }, sort: RescanSort): number =>
+  findings[sort] ?? 0;

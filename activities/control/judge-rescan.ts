@@ -79,6 +79,13 @@ export function judgeRescan(found: FoundVm, known: KnownVm, repository: string):
     findings.push({ sort: 'surplus', vmUuid: found.uuid, backupId: null, message });
   }
 
+  const nameless = found.sealed.filter(({ backupId }) => wanted.get(backupId)?.vmName === found.uuid);
+  const [sealed] = nameless;
+  if (sealed !== undefined) {
+    const message = `VM ${found.uuid}: its name, and where its disks lay, are hidden in ${nameless.length} backups: ${sealed.message}`;
+    findings.push({ sort: 'sealed', vmUuid: found.uuid, backupId: null, message });
+  }
+
   const all = [...stubs, ...wanted.values()];
   const chains = chainsOf(all, known, knownById);
   for (const { id, newest, state } of chains) {
@@ -237,10 +244,12 @@ function stubOf(id: string, found: FoundVm, child: FoundBackup | undefined, caus
 
 function rescannedBackup(found: FoundBackup, record: BackupRecord | undefined, cause: Cause | null): RescannedBackup {
   const known = record === undefined ? undefined : asKnown(record);
-  const { problems: _, hasCheckpoint: __, vmName, host, compression: codec, ...stored } = found;
+  const { problems: _, hasCheckpoint: __, compression: codec, ...stored } = found;
+  // What was taken over without its names gets them when they can be opened.
+  const named = known === undefined || known.vmName === record?.backup.vm.uuid ? stored : known;
   return {
     id: found.id,
-    vmName: known?.vmName ?? vmName,
+    vmName: named.vmName,
     type: stored.type,
     ...(record === undefined
       ? { state: cause === null ? ('BackedUp' as const) : ('Error' as const) }
@@ -252,7 +261,7 @@ function rescannedBackup(found: FoundBackup, record: BackupRecord | undefined, c
     endOfChain: stored.endOfChain || known?.endOfChain === true,
     consistency: stored.consistency,
     instant: stored.instant,
-    host: known?.host ?? host,
+    host: named.host,
     codec,
     compression:
       codec === 'zstd' ? 'Compressed' : known?.compression === 'CompressionError' ? 'CompressionError' : 'None',

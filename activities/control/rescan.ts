@@ -92,7 +92,7 @@ export const createRescan = ({ catalog, runs }: ControlDependencies) => {
       const known = new Set(records.map(({ backup }) => backup.id));
       const judged = await Promise.all(
         vmUuids.map(async (uuid) => {
-          const nothing: FoundVm = { uuid, backups: [], unreadable: [], surplus: [] };
+          const nothing: FoundVm = { uuid, backups: [], unreadable: [], sealed: [], surplus: [] };
           const ofVm = recordsOf.get(uuid) ?? [];
           const checkpoints = ofVm.length === 0 ? [] : await catalog.checkpoints.list(uuid);
           const before = { records: ofVm, chains: chains.get(uuid) ?? [], checkpoints, elsewhere };

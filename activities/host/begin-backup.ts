@@ -3,7 +3,7 @@ import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import type { Domain } from '../../libvirt/libvirt.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
 import { readManifest } from '../../repository/manifest.ts';
-import { RepositoryError } from '../../repository/repository-error.ts';
+import { isKeyError } from '../../repository/repository-error.ts';
 import { openRepositoryKeys } from '../../repository/repository-keys.ts';
 import { unsealManifest } from '../../repository/sealed-manifest.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
@@ -163,8 +163,7 @@ async function unsealed(store: BlobStore, stored: Manifest, { target }: BackupPl
   try {
     return await unsealManifest(stored, await openRepositoryKeys(store, target.repository));
   } catch (error) {
-    if (!(error instanceof RepositoryError && (error.code === 'key-missing' || error.code === 'key-wrong')))
-      throw error;
+    if (!isKeyError(error)) throw error;
     throw new HoldfastError(
       'CheckpointLost',
       `VM ${target.vm.name}: its checkpoint is kept encrypted, and this host cannot open it (${error.message}); copying in full`,

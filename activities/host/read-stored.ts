@@ -1,6 +1,9 @@
+import type { BlobStore } from '../../repository/blob-store.ts';
 import { countManifests, findBackups } from '../../repository/find-backups.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { inParallel } from '../../repository/in-parallel.ts';
+import { isKeyError } from '../../repository/repository-error.ts';
+import { keysFor, type RepositoryKeys } from '../../repository/repository-keys.ts';
 import type { RepositoryRecord } from '../../schemas/repository.ts';
 import type { FoundVm } from '../../schemas/rescan.ts';
 import { withHeartbeat } from '../cancellation.ts';
@@ -37,7 +40,8 @@ export const createReadStored = ({ openStore }: HostDependencies) => ({
 
   /**
    * What the manifests of these VMs say, and whether their files are there: `foundVm[]`, packed, in so many parts that each
-   * fits into an answer. For a caller to whom the VMs are admitted, so that all parts tell of the same.
+   * fits into an answer. Where names are hidden they are opened with the host's identity; without one that fits each such
+   * backup is told of, with the reason. For a caller to whom the VMs are admitted, so that all parts tell of the same.
    */
   async readStoredVms(
     repository: RepositoryRecord,
@@ -48,12 +52,30 @@ export const createReadStored = ({ openStore }: HostDependencies) => ({
       const store = openStore(repository.location);
       await openRepository(store, repository);
       const found = new Map<string, FoundVm>();
-      await inParallel(vmUuids, VMS_AT_ONCE, async (uuid) => void found.set(uuid, await findBackups(store, uuid)));
+      const { keys, missing } = await keysAtHand(store, repository);
+      await inParallel(vmUuids, VMS_AT_ONCE, async (uuid) => {
+        const vm = await findBackups(store, uuid, keys);
+        if (missing !== null) vm.sealed = vm.sealed.map(({ backupId }) => ({ backupId, message: missing }));
+        found.set(uuid, vm);
+      });
       const parts = inParts(vmUuids.flatMap((uuid) => found.get(uuid) ?? []));
       return { packed: pack(parts[part] ?? []), parts: parts.length };
     });
   },
 });
+
+/** The keys of an encrypted repository, or why this host has none. */
+async function keysAtHand(
+  store: BlobStore,
+  repository: RepositoryRecord,
+): Promise<{ keys: RepositoryKeys | null; missing: string | null }> {
+  try {
+    return { keys: await keysFor(store, repository), missing: null };
+  } catch (error) {
+    if (!isKeyError(error)) throw error;
+    return { keys: null, missing: error.message };
+  }
+}
 
 /** A VM with very many backups comes in pieces; what else there is to tell of it, with the first. */
 function inParts(vms: readonly FoundVm[]): FoundVm[][] {
@@ -66,7 +88,7 @@ function inParts(vms: readonly FoundVm[]): FoundVm[][] {
         room = BACKUPS_PER_PART;
       }
       const backups = vm.backups.slice(from, from + room);
-      parts.at(-1)?.push(from === 0 ? { ...vm, backups } : { ...vm, backups, unreadable: [], surplus: [] });
+      parts.at(-1)?.push(from === 0 ? { ...vm, backups } : { ...vm, backups, unreadable: [], sealed: [], surplus: [] });
       room -= backups.length;
       from += Math.max(1, backups.length);
     }

@@ -21,6 +21,8 @@ export function addRescanCommand(repo: Command): void {
       `
 After the loss of a catalog: holdfast repo add PLACE --name NAME, then this. What the catalog has already stays; VMs that an
 operation is at work on are left out. Reads manifests and lengths only: the bytes are compared by holdfast repo check.
+Where names are hidden (repo add --hide-names) the hosts need the identity, or VMs are listed by UUID and their next
+backup is full: holdfast repo set NAME --identity-file PATH (or --identity-env), then this again.
 
 Examples:
   $ holdfast repo rescan main --dry-run
@@ -41,6 +43,7 @@ const TITLES: Record<RescanSort, string> = {
   missing: 'missing',
   damaged: 'damaged',
   surplus: 'surplus',
+  sealed: 'names hidden, and not opened',
   elsewhere: 'known in another repository',
   skipped: 'left out, because an operation is at work on the VM',
 };

@@ -55,6 +55,7 @@ const found = (backups: FoundBackup[], given: Partial<FoundVm> = {}): FoundVm =>
   uuid: VM,
   backups,
   unreadable: [],
+  sealed: [],
   surplus: [],
   ...given,
 });
@@ -264,5 +265,27 @@ describe('judgeRescan', () => {
   it('leaves a backup alone that is known in another repository', () => {
     const known = { ...NOTHING, elsewhere: new Map([[idOf('a'), 'second']]) };
     expect(told(found([LINE[0]!]), known)).toEqual({ backups: [], findings: ['elsewhere a'], counts: [0, 0] });
+  });
+
+  describe('where names are hidden', () => {
+    const hidden = found([backup('a', 'a', null, { vmName: VM, host: 'encrypted' })], {
+      sealed: [{ backupId: idOf('a'), message: 'give the identity' }],
+    });
+    const open = found([LINE[0]!]);
+
+    it('says once for each VM that they could not be opened', () => {
+      expect(told(hidden)).toEqual({ backups: ['a BackedUp'], findings: ['sealed'], counts: [1, 0] });
+      expect(judgeRescan(hidden, NOTHING, 'main').findings[0]?.message).toMatch(/in 1 backups: give the identity$/);
+    });
+
+    it('gives backups their names once they are opened', () => {
+      expect(told(open, knowing(hidden))).toEqual({ backups: ['a BackedUp'], findings: [], counts: [0, 1] });
+      const { rescanned } = judgeRescan(open, knowing(hidden), 'main');
+      expect(rescanned).toMatchObject({ name: 'web-1', host: 'kvm-1', backups: [{ vmName: 'web-1', host: 'kvm-1' }] });
+    });
+
+    it('leaves the names that the catalog knows', () => {
+      expect(told(hidden, knowing(open))).toEqual({ backups: [], findings: [], counts: [0, 0] });
+    });
   });
 });

@@ -123,6 +123,20 @@ export function rescanSuite(openNew: () => Promise<Catalog>): void {
       });
     });
 
+    it('gives names to what was known without them, and a VM keeps its own', async () => {
+      await using catalog = await openNew();
+      const hidden = { vmName: uuid, host: 'encrypted' };
+      await catalog.rescans.apply([vm([backup(full, hidden)], { name: uuid, host: 'encrypted' })], RUN);
+      await catalog.rescans.apply([vm([backup(full, { requestedBy: 'cli:0' })])], RUN);
+      expect(await catalog.vms.find(uuid)).toMatchObject({ name: 'web-1', host: 'kvm-1' });
+      expect(await catalog.backups.find(full)).toMatchObject({
+        backup: { vm: { uuid, name: 'web-1' }, host: 'kvm-1' },
+        requestedBy: 'cli:0',
+      });
+      await catalog.rescans.apply([vm([backup(full, hidden)], { name: uuid, host: 'encrypted' })], RUN);
+      expect(await catalog.vms.find(uuid)).toMatchObject({ name: 'web-1', host: 'kvm-1' });
+    });
+
     it('retires the checkpoints of a chain that is over', async () => {
       await using catalog = await openNew();
       await catalog.rescans.apply([vm(LINE)], RUN);

@@ -8,6 +8,8 @@ import { countManifests, findBackups } from '../../repository/find-backups.ts';
 import { initRepository } from '../../repository/identity.ts';
 import { encodeJson } from '../../repository/json-blob.ts';
 import { manifestKey } from '../../repository/layout.ts';
+import { newRepositoryKeys } from '../../repository/repository-keys.ts';
+import { sealManifest } from '../../repository/sealed-manifest.ts';
 import type { Manifest } from '../../schemas/manifest.ts';
 import { REPOSITORY_ID } from '../support/blob-store-suite.ts';
 import { manifestOf } from '../support/sample-manifest.ts';
@@ -48,7 +50,7 @@ async function store1(n: number): Promise<{ manifest: Manifest; file: string; su
 describe('findBackups', () => {
   it('finds backups in the order of their instants, with nothing to object to', async () => {
     const [second, first] = [await store1(2), await store1(1)];
-    const { backups, unreadable, surplus } = await findBackups(store, VM);
+    const { backups, unreadable, surplus } = await findBackups(store, VM, null);
     expect(backups.map(({ id, problems, hasCheckpoint }) => ({ id, problems, hasCheckpoint }))).toEqual([
       { id: first.manifest.id, problems: [], hasCheckpoint: false },
       { id: second.manifest.id, problems: [], hasCheckpoint: false },
@@ -63,7 +65,7 @@ describe('findBackups', () => {
   ])('tells of %s', async (_, harm, problem) => {
     const { file } = await store1(1);
     await harm(file);
-    const [backup] = (await findBackups(store, VM)).backups;
+    const [backup] = (await findBackups(store, VM, null)).backups;
     expect(backup?.problems).toMatchObject([{ file, problem }]);
   });
 
@@ -74,7 +76,7 @@ describe('findBackups', () => {
     await put(`${VM}/validation/${idOf(1)}.png`, 'named by its backup');
     await put(`${VM}/validation/${idOf(1)}.png.age`, 'also');
     await store.createUpload(`${VM}/disk-0/incr-20261121-140000.qcow2`, { expectedBytes: 10 });
-    expect((await findBackups(store, VM)).surplus).toEqual([
+    expect((await findBackups(store, VM, null)).surplus).toEqual([
       { key: `${VM}/disk-0/incr-20261121-130000.qcow2`, sizeBytes: 3, isUpload: false },
       { key: `${VM}/disk-0/incr-20261121-140000.qcow2`, sizeBytes: 0, isUpload: true },
     ]);
@@ -83,9 +85,27 @@ describe('findBackups', () => {
   it('calls nothing surplus beside a manifest that cannot be read: that one may name it', async () => {
     const { manifest } = await store1(1);
     await put(manifestKey(VM, manifest.id), '{"version": 1');
-    const { backups, unreadable, surplus } = await findBackups(store, VM);
+    const { backups, unreadable, surplus } = await findBackups(store, VM, null);
     expect({ backups, surplus }).toEqual({ backups: [], surplus: [] });
     expect(unreadable).toMatchObject([{ backupId: manifest.id }]);
+  });
+
+  it('opens hidden names with the keys, and finds the backup without them', async () => {
+    const { keys, recipient } = await newRepositoryKeys([]);
+    const { manifest } = await store1(1);
+    const sealed = await sealManifest(manifest, { format: 'age', recipient, hideNames: true });
+    await put(manifestKey(VM, manifest.id), encodeJson(sealed));
+    const named = await findBackups(store, VM, keys);
+    expect(named).toMatchObject({ sealed: [], backups: [{ vmName: 'web-1', host: 'kvm-1' }] });
+    expect(named.backups[0]?.disks[0]?.sourcePath).toBe(manifest.disks[0]?.sourcePath);
+    const { keys: others } = await newRepositoryKeys([]);
+    for (const none of [null, others]) {
+      expect(await findBackups(store, VM, none)).toMatchObject({
+        sealed: [{ backupId: manifest.id }],
+        unreadable: [],
+        backups: [{ id: manifest.id, vmName: VM, problems: [] }],
+      });
+    }
   });
 
   it('counts the manifests of each VM, also of one of which only files are left', async () => {
