@@ -5,7 +5,7 @@ import { checkRepositoryRequest } from '../../schemas/requests.ts';
 import { parseBytesPerSecond } from '../bandwidth-rules.ts';
 import { action } from '../context.ts';
 import { followOrLeave } from '../follow-run.ts';
-import { sizeText } from '../output.ts';
+import { sizeText, type Output } from '../output.ts';
 import { parseName, parseVm } from './dev.ts';
 import { parseWhole } from './offering.ts';
 
@@ -63,8 +63,7 @@ Exit code 0 only if nothing is damaged.`,
         const run = await startCheckRepository(await context.client(), request);
         const checked = await followOrLeave<CheckedRepository>(run, flags, context.output);
         if (checked === undefined) return;
-        context.output.result(checked, () => textOf(checked));
-        if (checked.damagedFiles > 0) process.exitCode = 1;
+        tellChecked(checked, context.output);
       }),
     );
 }
@@ -73,6 +72,12 @@ export function parsePercent(value: string): number {
   const percent = Number(value.replace(/%$/, ''));
   if (value !== '' && percent > 0 && percent <= 100) return percent;
   throw new InvalidArgumentError('give a share like 10 or 10%');
+}
+
+/** What a check came to, its own or one that a schedule ran. */
+export function tellChecked(checked: CheckedRepository, output: Output): void {
+  output.result(checked, () => textOf(checked));
+  if (checked.damagedFiles > 0) process.exitCode = 1;
 }
 
 const textOf = ({

@@ -1,6 +1,7 @@
 import { Option, type Command } from 'commander';
 import type { ShownSchedule } from '../../operations/schedules.ts';
 import type { SentReport } from '../../workflows/send-report.ts';
+import type { CheckedRepository } from '../../schemas/check.ts';
 import type { ScheduleRunSummary, ScheduleTask } from '../../schemas/schedule.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { action, type CommandContext } from '../context.ts';
@@ -14,6 +15,7 @@ import {
   type ScheduleFlags,
 } from '../schedule-flags.ts';
 import { listText, madeText, showText } from '../schedule-text.ts';
+import { tellChecked } from './check.ts';
 import { parseName } from './dev.ts';
 import { vmNamed } from './vm.ts';
 
@@ -145,10 +147,18 @@ export function addScheduleCommands(program: Command): void {
         const { client, catalog } = await servicesOf(context);
         const { schedule } = await scheduleNamed(catalog, name);
         const run = await startSchedule(client, schedule);
-        const ended = await followOrLeave<SentReport | ScheduleRunSummary>(run, flags, context.output);
+        const ended = await followOrLeave<SentReport | CheckedRepository | ScheduleRunSummary>(
+          run,
+          flags,
+          context.output,
+        );
         if (ended === undefined) return;
         if ('sentTo' in ended) {
           context.output.result(ended, () => `sent to ${ended.sentTo.join(', ')}`);
+          return;
+        }
+        if ('damagedFiles' in ended) {
+          tellChecked(ended, context.output);
           return;
         }
         const summary = ended;
