@@ -71,16 +71,17 @@ export async function checkSize(source: BlobSource, { source: { blobKey }, store
 /**
  * Reads one segment into `buffer`, which has its length or more, compares its hash, and opens it where the file is encrypted.
  * Returns what it holds of the image, at the start of `buffer`.
- * @throws CopierError `integrity`, with file and offset
+ * @throws CopierError `integrity`, with file and offset; the signal's reason
  */
 export async function readSegment(
   source: BlobSource,
   { source: { blobKey }, encryption }: Pick<ChainFile, 'source' | 'encryption'>,
   segment: SegmentSum,
   buffer: Buffer,
+  signal: AbortSignal,
 ): Promise<Buffer> {
   const bytes = buffer.subarray(0, segment.lengthBytes);
-  const count = await source.read(segment.offset, bytes);
+  const count = await source.read(segment.offset, bytes, { signal });
   if (count !== bytes.length) {
     throw altered(blobKey, `the file ends at ${segment.offset + count}, within the segment at ${segment.offset}`);
   }

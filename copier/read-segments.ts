@@ -25,7 +25,7 @@ export async function readSegments(
   const buffer = context.buffer(bufferBytes(segments.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0)));
   let length = 0;
   for (const segment of segments) {
-    length += (await readSegment(source, task, segment, buffer.subarray(length))).length;
+    length += (await readSegment(source, task, segment, buffer.subarray(length), context.signal)).length;
     context.signal.throwIfAborted();
   }
   return { stored: buffer.subarray(0, length), storedOffset: imageOffset(task.segment, task.encryption) };

@@ -67,7 +67,7 @@ async function readPlain(
   const longest = Math.max(SEGMENT_BYTES, ...from.map(({ lengthBytes }) => lengthBytes));
   const buffer = context.buffer(Math.ceil(longest / MEBIBYTE) * MEBIBYTE); // few sizes, so that it is found again
   for (const segment of from) {
-    const bytes = await readSegment(source, { source: descriptor, encryption }, segment, buffer);
+    const bytes = await readSegment(source, { source: descriptor, encryption }, segment, buffer, context.signal);
     context.signal.throwIfAborted();
     const offset = imageOffset(segment, encryption);
     const start = Math.max(0, plainOffset - offset);

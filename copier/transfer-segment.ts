@@ -35,7 +35,7 @@ export const handle: TaskHandler<TransferSegmentTask, number> = async (task, con
   }
   context.signal.throwIfAborted();
   const source = await context.resource(`${resources}source`, () => openStored(task.source));
-  const bytes = await readSegment(source, { source: task.source }, segment, buffer); // as stored: without a key
+  const bytes = await readSegment(source, { source: task.source }, segment, buffer, context.signal); // as stored: without a key
   context.signal.throwIfAborted();
   if (to.kind === 'memory') {
     bytes.copy(Buffer.from(to.buffer, to.at, bytes.length));

@@ -47,7 +47,8 @@ export class VerifiedBytes implements StoredBytes {
       this.#signal.throwIfAborted();
       const segment = this.#file.segments[index];
       if (!segment) throw new RangeError(`no segment ${index}`);
-      bytes = await readSegment(this.#source, this.#file, segment, Buffer.allocUnsafeSlow(segment.lengthBytes));
+      const buffer = Buffer.allocUnsafeSlow(segment.lengthBytes);
+      bytes = await readSegment(this.#source, this.#file, segment, buffer, this.#signal);
       this.verified.add(index);
       const [oldest] = this.#cache.keys();
       if (oldest !== undefined && this.#cache.size >= CACHED_SEGMENTS) this.#cache.delete(oldest);

@@ -23,7 +23,7 @@ export const handle: TaskHandler<VerifySegmentTask, undefined> = async (task, co
   for (let done = 0; done < lengthBytes;) {
     context.signal.throwIfAborted();
     const bytes = buffer.subarray(0, Math.min(SEGMENT_BYTES, lengthBytes - done));
-    const count = await source.read(offset + done, bytes);
+    const count = await source.read(offset + done, bytes, { signal: context.signal });
     if (count !== bytes.length) throw altered(blobKey, `the file ends at ${offset + done + count}`);
     hash.update(bytes);
     done += count;

@@ -17,7 +17,7 @@ export const handle: TaskHandler<LoadSegmentTask, Moved<Uint8Array>> = async ({ 
   const key = `source:${file.source.blobKey}`;
   const opened = await context.resource(key, () => openStored(file.source));
   try {
-    const read = await readSegment(opened, file, segment, context.buffer(segment.lengthBytes));
+    const read = await readSegment(opened, file, segment, context.buffer(segment.lengthBytes), context.signal);
     const bytes = new Uint8Array(read); // the buffer stays with the thread
     return new Moved(bytes, [bytes.buffer]);
   } catch (error) {

@@ -118,8 +118,11 @@ export interface BlobSink extends AsyncDisposable {
 
 /** Opened inside a copier thread by `openSource`. */
 export interface BlobSource extends AsyncDisposable {
-  /** Fills `bytes` from `offset` on; fewer bytes than asked only at the end of the blob. Returns the count. */
-  read(offset: number, bytes: Uint8Array): Promise<number>;
+  /**
+   * Fills `bytes` from `offset` on; fewer bytes than asked only at the end of the blob. Returns the count.
+   * @throws BlobStoreError; the signal's reason, at once where the bytes come over a network
+   */
+  read(offset: number, bytes: Uint8Array, options?: { signal?: AbortSignal }): Promise<number>;
   sizeBytes(): Promise<number>;
 }
 

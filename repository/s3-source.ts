@@ -30,7 +30,7 @@ export async function openS3Source({ place, blobKey: key }: { place: S3Place; bl
   }
 
   return {
-    async read(offset, bytes) {
+    async read(offset, bytes, { signal } = {}) {
       const wantedBytes = Math.min(bytes.length, sizeBytes - offset);
       if (wantedBytes <= 0) return 0;
       let done = 0;
@@ -45,6 +45,7 @@ export async function openS3Source({ place, blobKey: key }: { place: S3Place; bl
           done += chunk.length;
         },
         isComplete: () => done === wantedBytes,
+        signal, // a server that has gone silent is waited for during minutes
         act: `read ${wantedBytes} bytes at ${offset} of ${key}`,
         key,
       });
