@@ -11,8 +11,8 @@ import { lockOf, removeObject, requireNotLocked, s3Locks } from './s3-locks.ts';
 import { s3Upload, unlessGone } from './s3-upload.ts';
 
 const DEFAULT_MAX_BYTES = 16 * 1024 * 1024;
-/** A server copies no larger object at once. Source: Amazon S3 API reference, "CopyObject" */
-const MAX_COPY_BYTES = 5 * 1024 ** 3;
+/** A server copies no larger object at once, and is asked for parts of so much then. Source: Amazon S3 API reference, "CopyObject" */
+const COPY_LIMITS = { wholeBytes: 5 * 1024 ** 3, partBytes: 512 * 1024 ** 2 };
 const COPIES_AT_ONCE = 4;
 const MAX_PARTS = 10_000;
 
@@ -24,8 +24,9 @@ const MAX_PARTS = 10_000;
  * finished, and nothing is kept beside it. That a blob must not exist yet is asked before, and once more of the server as it stores it
  * (`If-None-Match: *`); a server that does not know that header leaves a gap between the two, in which keys with a time or
  * an id in them do not meet. Nobody but `listBlobs` lists objects.
+ * @param copies lower limits, so that a test needs no object of 5 GiB
  */
-export function createS3Store(place: S3Place): BlobStore {
+export function createS3Store(place: S3Place, copies = COPY_LIMITS): BlobStore {
   const connection = connectionTo(place);
   const name = placeText(place);
   let loaded: Promise<S3Control> | undefined;
@@ -172,8 +173,9 @@ export function createS3Store(place: S3Place): BlobStore {
         throw new BlobStoreError('not-found', `${name}: ${from} is not there`, { key: from });
       }
       requireNotLocked(await stat(to), act);
-      if (found.sizeBytes <= MAX_COPY_BYTES) await server.copy(act, source, target);
-      else await copyInParts(server, act, { source, target, sizeBytes: found.sizeBytes });
+      const { sizeBytes } = found;
+      if (sizeBytes <= copies.wholeBytes) await server.copy(act, source, target);
+      else await copyInParts(server, act, { source, target, sizeBytes, partBytes: copies.partBytes });
       await removeObject(server, { act: `delete ${from}`, key: from }, source);
     },
 
@@ -189,9 +191,9 @@ export function createS3Store(place: S3Place): BlobStore {
 async function copyInParts(
   server: S3Control,
   act: { act: string; key: string },
-  { source, target, sizeBytes }: { source: string; target: string; sizeBytes: number },
+  { source, target, sizeBytes, ...least }: { source: string; target: string; sizeBytes: number; partBytes: number },
 ): Promise<void> {
-  const partBytes = Math.max(512 * 1024 ** 2, Math.ceil(sizeBytes / MAX_PARTS));
+  const partBytes = Math.max(least.partBytes, Math.ceil(sizeBytes / MAX_PARTS));
   const uploadId = await server.createUpload(act, target, { checksums: false });
   try {
     const numbers = Array.from({ length: Math.ceil(sizeBytes / partBytes) }, (_, index) => index + 1).values();
