@@ -41,10 +41,15 @@ export interface PullState {
   waitingFor: string | null;
   /** The guest was paused by a read or write that failed, and goes on now. */
   resumed: boolean;
+  /** The guest stands still because of a read or write that failed. Former workers do not say so. */
+  paused?: boolean;
   /** The pull ended with an error of its own though the repository answers. */
   pullFailed: string | null;
   disks: { target: string; done: boolean; pulledBytes: number; totalBytes: number }[];
 }
+
+/** What of it is told as soon as it is otherwise. */
+export type ToldState = Pick<PullState, 'state' | 'paused'>;
 
 /** What `consolidateDisks` ends with. */
 export interface ConsolidatedVm {

@@ -11,6 +11,7 @@ import { createHostActivities, createHostDataActivities, createHostJobActivities
 import { Paces } from '../activities/host/paces.ts';
 import { RestoreNotes } from '../activities/host/restore-notes.ts';
 import { RewriteNotes } from '../activities/host/rewrite-notes.ts';
+import { StillGuests } from '../activities/host/still-guests.ts';
 import { createCopierPool } from '../copier/pool.ts';
 import { connectLibvirt, defaultSocketPath, parseLibvirtAddress, type Libvirt } from '../libvirt/libvirt.ts';
 import { openBlobStore } from '../repository/open-repository.ts';
@@ -65,6 +66,8 @@ export async function runHostWorker(installation: Installation, options: HostWor
     runtimeDir: process.getuid?.() === 0 ? '/run/holdfast' : `/tmp/holdfast-${process.getuid?.() ?? 0}`,
   });
   const gateways = new Gateways(state);
+  const restores = new RestoreNotes(join(stateDir, 'restores'));
+  const stillGuests = new StillGuests({ libvirt, restores, gateways, openStore: openBlobStore });
   const dependencies: HostDependencies & { restores: RestoreNotes } = {
     host,
     slots,
@@ -74,16 +77,17 @@ export async function runHostWorker(installation: Installation, options: HostWor
     openStore: openBlobStore,
     state,
     captures,
-    restores: new RestoreNotes(join(stateDir, 'restores')),
+    restores,
     fence: new Fence(),
     paces: new Paces(log),
     rewrites: new RewriteNotes(join(stateDir, 'rewrites')),
     copies: new CopyNotes(join(stateDir, 'copies')),
     gateways,
+    stillGuests,
     daemonRoot: () => daemonRootOf(address.path),
     versions: () => versionsOf(libvirt),
   };
-  await using _keeper = keepGateways(gateways, log);
+  await using _keeper = keepGateways(gateways, stillGuests, log);
   const connection = await connectWorker(temporal, signal, log);
   try {
     const common = {

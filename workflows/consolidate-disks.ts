@@ -6,11 +6,12 @@ import {
   continueAsNew,
   defineSignal,
   isCancellation,
+  patched,
   setHandler,
   sleep,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { ConsolidatedVm, Consolidation, PullState } from '../schemas/consolidation.ts';
+import type { ConsolidatedVm, Consolidation, PullState, ToldState } from '../schemas/consolidation.ts';
 import { consolidateDisksRequest, type ConsolidateDisksRequest } from '../schemas/requests.ts';
 import { controlActivities, hostActivities, hostJobs, hostUndo } from './activity-proxies.ts';
 import { admitted } from './admitted.ts';
@@ -23,8 +24,9 @@ import { thisRun } from './this-run.ts';
 /** Megabytes (10^6 bytes) per second from now on; 0 = as fast as it goes. */
 export const rateSignal = defineSignal<[number]>('setRate');
 
-/** How long one look waits for something to happen, and thus how soon a new rate is heard of. */
+/** How long one look waits for something to happen: at first shortly, so that progress is soon seen. */
 const WATCH_SECONDS = 20;
+const OFF_WATCH_SECONDS = 60;
 const OFF_SECONDS = 15;
 const AGAIN_SECONDS = 10;
 /** How long a host that is known to have the VM may be silent before the others are asked again. */
@@ -115,9 +117,14 @@ async function pull(
   view: OperationView,
 ): Promise<'done' | 'gone' | 'failed'> {
   const control = controlActivities();
+  // Before: a look told only what changed while it waited, and the job slept between looks, deaf to what happened.
+  const isPrompt = patched('pull-told-at-once');
   let noted = current().rateBytesPerSecond;
+  let told: ToldState | null = null;
+  let looksAlike = 0;
   for (;;) {
     const consolidation = current();
+    const hasNewRate = (): boolean => current() !== consolidation;
     const { id, host, vm, rateBytesPerSecond } = consolidation;
     if (rateBytesPerSecond !== noted) {
       await control.noteConsolidationRate(id, rateBytesPerSecond);
@@ -128,13 +135,22 @@ async function pull(
     }
     let now: PullState;
     try {
-      now = await hostActivities(host).watchPull(consolidation, WATCH_SECONDS);
+      if (isPrompt) {
+        const waitSeconds = told?.state === 'off' ? OFF_WATCH_SECONDS : Math.min(WATCH_SECONDS, 2 ** looksAlike);
+        const known = told;
+        const look = () => hostActivities(host).watchPull(consolidation, waitSeconds, known);
+        const found = await endedBy(hasNewRate, look);
+        if (found === null) continue;
+        now = found;
+      } else now = await hostActivities(host).watchPull(consolidation, WATCH_SECONDS);
     } catch (error) {
       if (isCancellation(error)) throw error;
       view.waitingFor(`waiting for host ${host}: ${causeOf(error)}`);
       await sleep(AGAIN_SECONDS * 1000);
       continue;
     }
+    looksAlike = now.state === told?.state ? looksAlike + 1 : 0;
+    told = { state: now.state, ...(now.paused === undefined ? {} : { paused: now.paused }) };
     if (now.resumed) view.note('the guest stood still because the repository could not be read; it goes on');
     switch (now.state) {
       case 'done':
@@ -148,17 +164,39 @@ async function pull(
       }
       case 'off':
         view.waitingFor(`waiting for VM ${vm.name} to be started: its disks are pulled while it runs`);
-        await sleep(OFF_SECONDS * 1000);
+        if (!isPrompt) await sleep(OFF_SECONDS * 1000);
         break;
       case 'waiting':
         if (now.pullFailed !== null && verification.hasFailed) return 'failed';
         view.waitingFor(now.waitingFor ?? 'waiting');
-        await condition(() => current() !== consolidation, AGAIN_SECONDS * 1000);
+        if (!isPrompt) await condition(hasNewRate, AGAIN_SECONDS * 1000);
+        else if (now.pullFailed !== null) {
+          await condition(() => hasNewRate() || verification.hasFailed, AGAIN_SECONDS * 1000);
+        }
         break;
       case 'pulling':
         view.step(`pulling ${now.disks.map(progressOf).join(', ')}${rateText(consolidation)}`);
     }
   }
+}
+
+/** Null when the act was ended because `isOver` came to hold. */
+async function endedBy<T>(isOver: () => boolean, act: () => Promise<T>): Promise<T | null> {
+  return await CancellationScope.cancellable(async () => {
+    const scope = CancellationScope.current();
+    condition(isOver).then(
+      () => scope.cancel(),
+      () => undefined, // cancelled with the scope
+    );
+    try {
+      return await act();
+    } catch (error) {
+      if (isOver() && isCancellation(error)) return null;
+      throw error;
+    } finally {
+      scope.cancel(); // nobody waits for the condition any more
+    }
+  });
 }
 
 /** A VM that was moved to another host is not gone: it still reads the backup, and is pulled where it was restored. */

@@ -5,8 +5,7 @@ import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import { LibvirtError, type Domain, type LibvirtEvent } from '../../libvirt/libvirt.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { readSums } from '../../repository/sums.ts';
-import type { Consolidation, PullState } from '../../schemas/consolidation.ts';
-import { HoldfastError } from '../../schemas/failures.ts';
+import type { Consolidation, PullState, ToldState } from '../../schemas/consolidation.ts';
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
@@ -15,34 +14,32 @@ import { readQuickNote } from './quick-restore-notes.ts';
 import { diskOfFile, readManifestChain } from './restore-chain.ts';
 import type { RestoreNotes } from './restore-notes.ts';
 import { imageStandsAlone } from './stopped-images.ts';
-import { RepositoryProbe } from './repository-probe.ts';
+import { isStill } from './still-guests.ts';
 import { createSwapDisks } from './swap-disks.ts';
 
-/** virDomainPausedReason. Source: include/libvirt/libvirt-domain.h */
-const PAUSED_IOERROR = 5;
 const PROGRESS_EVERY_MS = 2000;
 
 export const createConsolidate = (dependencies: HostDependencies & { restores: RestoreNotes }) => {
-  const { gateways, libvirt, openStore, restores, host, state: hostState } = dependencies;
+  const { gateways, libvirt, restores, host, state: hostState, stillGuests } = dependencies;
   const swaps = createSwapDisks(dependencies);
-  const probe = new RepositoryProbe();
 
   return {
     /**
      * Sees to it that the next disk is being pulled, one after the other, at most at the rate, and waits up to
      * `waitSeconds` for something to happen. A guest that stands still because a read or write failed goes on when the
      * repository answers again. Repeatable at any time: looks before it acts.
+     * @param told what the caller knows already, null = nothing: anything else is told at once. By default what is so now
      */
-    async watchPull(consolidation: Consolidation, waitSeconds: number): Promise<PullState> {
+    async watchPull(consolidation: Consolidation, waitSeconds: number, told?: ToldState | null): Promise<PullState> {
       const context = Context.current();
       const signal = cancellationSignal();
       const deadline = Date.now() + waitSeconds * 1000;
       await using events = libvirt.events({ uuid: consolidation.vm.uuid, signal });
       await events.ready; // before the look: nothing may happen unseen in between
-      let first: PullState | undefined;
+      let known = told;
       for (let next = events.next(); ;) {
         const now = await look(consolidation, signal);
-        first ??= now;
+        if (known === undefined) known = now;
         const [pulled] = now.disks.filter(({ done, pulledBytes }) => !done && pulledBytes > 0);
         if (pulled !== undefined) {
           const { target, pulledBytes: copiedBytes, totalBytes } = pulled;
@@ -50,7 +47,8 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
         } else context.heartbeat({ step: now.state });
         const isOver = now.state === 'done' || now.state === 'gone' || now.pullFailed !== null || now.resumed;
         const leftMs = deadline - Date.now();
-        if (isOver || now.state !== first.state || leftMs <= 0) return now;
+        const isNew = now.state !== known?.state || now.paused !== known.paused;
+        if (isOver || isNew || leftMs <= 0) return now;
         const happened = await Promise.race([next, delay(Math.min(leftMs, PROGRESS_EVERY_MS))]);
         signal.throwIfAborted();
         if (happened === undefined) continue;
@@ -103,6 +101,7 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
     const state = (found: Partial<PullState> & Pick<PullState, 'state'>): PullState => ({
       waitingFor: null,
       resumed: false,
+      paused: false,
       pullFailed: null,
       disks: [],
       ...found,
@@ -137,13 +136,13 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
     if (isOff) return state({ state: 'off', disks });
 
     const job = await libvirt.blockJobInfo(domain, next.path, { signal });
-    const isStill = now.state === 'paused' && now.reason === PAUSED_IOERROR;
+    const paused = isStill(now);
     if (job?.type === 'pull') {
       next.pulledBytes = job.currentBytes;
       next.totalBytes = job.endBytes;
       const wanted = consolidation.rateBytesPerSecond ?? 0;
       if (job.bandwidthBytes !== wanted) await libvirt.blockJobSetSpeed(domain, next.path, wanted, { signal });
-      if (!isStill) return state({ state: 'pulling', disks });
+      if (!paused) return state({ state: 'pulling', disks });
     } else if (job !== undefined) {
       return state({
         state: 'waiting',
@@ -151,34 +150,20 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
         disks,
       });
     }
-    const problem = await problemOf(consolidation, signal);
+    const problem = await stillGuests.problem(consolidation, signal);
     if (problem !== undefined) {
-      const paused = isStill ? ', and the guest stands still' : '';
-      return state({ state: 'waiting', waitingFor: `waiting for the repository${paused}: ${problem}`, disks });
+      const guest = paused ? ', and the guest stands still' : '';
+      return state({ state: 'waiting', paused, waitingFor: `waiting for the repository${guest}: ${problem}`, disks });
     }
-    if (isStill) await libvirt.resume(domain, { signal });
+    if (paused) await stillGuests.letGoOn(domain, signal);
     const pullFailed = job === undefined ? await beginPull(domain, next.path, consolidation, signal) : null;
     return state({
       state: pullFailed === null ? 'pulling' : 'waiting',
       waitingFor: pullFailed,
       pullFailed,
-      resumed: isStill,
+      resumed: paused,
       disks,
     });
-  }
-
-  /** Why the disks cannot be pulled at the moment, if they cannot. */
-  async function problemOf({ id, plan, prepared }: Consolidation, signal: AbortSignal): Promise<string | undefined> {
-    const keys = prepared.disks.flatMap(({ chain }) => chain.map(({ file }) => file));
-    const problem = await probe.problem(openStore(plan.repository.location), plan.repository.id, keys);
-    if (problem !== undefined) return problem;
-    try {
-      await gateways.ensure(id, { signal });
-      return undefined;
-    } catch (error) {
-      if (error instanceof HoldfastError) return error.message;
-      throw error;
-    }
   }
 
   async function beginPull(

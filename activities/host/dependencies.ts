@@ -9,6 +9,7 @@ import type { Gateways } from './gateways.ts';
 import type { HostState } from './host-state.ts';
 import type { Paces } from './paces.ts';
 import type { RewriteNotes } from './rewrite-notes.ts';
+import type { StillGuests } from './still-guests.ts';
 import type { ThawGuard } from './quiesce.ts';
 
 export interface HostDependencies {
@@ -27,6 +28,7 @@ export interface HostDependencies {
   rewrites: RewriteNotes;
   copies: CopyNotes;
   gateways: Gateways;
+  stillGuests: StillGuests;
   /** Folder under which libvirtd and its QEMU see their files: "/", or `/proc/<pid>/root` of a daemon in a container. */
   daemonRoot: () => Promise<string>;
   /** What goes into a manifest: Holdfast, Node, libvirt, QEMU. */

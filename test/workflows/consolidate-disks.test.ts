@@ -1,6 +1,7 @@
 import { Context } from '@temporalio/activity';
 import { describe, expect, it } from 'vitest';
 import type { RestoredVm } from '../../schemas/backup.ts';
+import type { Consolidation } from '../../schemas/consolidation.ts';
 import {
   consolidatedVm,
   consolidation,
@@ -63,6 +64,33 @@ describe('consolidateDisks', { timeout: 60_000 }, () => {
     expect(calls.filter((call) => call === 'watchPull')).toHaveLength(2);
     expect(calls.slice(-2)).toEqual(['finishConsolidation', 'commitConsolidation']);
     expect(calls).toContain('noteConsolidationVerified');
+  });
+
+  it('tells each look what is known, and ends one when there is a new rate', async () => {
+    const looks: unknown[][] = [];
+    const pulling = pullState({ state: 'pulling', paused: false });
+    const { activities } = recorded({
+      ...consolidationSteps(),
+      watchPull: async (...parameters: never[]) => {
+        const [{ rateBytesPerSecond }, , told] = parameters as unknown as [Consolidation, number, unknown];
+        looks.push([rateBytesPerSecond, told]);
+        if (looks.length === 1) return pulling;
+        if (looks.length === 2) return await UNTIL_CANCELLED();
+        return pullState({ state: 'done' });
+      },
+    });
+    const run = suite.run('consolidateDisks', CONSOLIDATE_REQUEST, activities, async (handle) => {
+      while (looks.length < 2) await new Promise((done) => setTimeout(done, 20));
+      await handle.signal('setRate', 5);
+      await handle.result();
+    });
+    await run;
+    const told = { state: 'pulling', paused: false };
+    expect(looks).toEqual([
+      [null, null],
+      [null, told],
+      [5_000_000, told],
+    ]);
   });
 
   it('asks every host before it takes a VM for gone', async () => {
