@@ -221,41 +221,6 @@ describe('a validation', () => {
     await expectNothingLeft();
   });
 
-  it('waits for room; meanwhile the backup cannot be deleted, and cancelled it is what it was', async () => {
-    const large = await bed.guest({
-      name: 'val-large',
-      disks: [{ target: 'vda', sizeBytes: 4 * MiB, format: 'qcow2', fs: 'none' }],
-      memoryMiB: Math.floor(totalmem() / MiB) - 600,
-    });
-    const backup = await bed.take(large.name);
-    const { jobId } = await bed.holdfast.json<{ jobId: string }>('backup', 'validate', backup.id, '--no-wait');
-    const waitingFor = async () =>
-      (await bed.holdfast.json<{ waitingFor: string | null }>('job', 'show', jobId)).waitingFor;
-    await until('it waits', async () => (await waitingFor()) !== null, { timeoutMs: 60_000, everyMs: 500 });
-    expect(await waitingFor()).toMatch(
-      /^waiting for room on kvm-val: needs [\d.]+ GiB, [\d.]+ GiB of [\d.]+ GiB are free$/,
-    );
-    const refused = await bed.holdfast.cli('backup', 'delete', backup.id, '--json');
-    expect(JSON.parse(refused.stderr)).toMatchObject({ error: { type: 'BackupNotDeletable' } });
-    const second = await bed.holdfast.cli('backup', 'validate', backup.id, '--steps', 'hash', '--json');
-    expect(JSON.parse(second.stderr)).toMatchObject({ error: { type: 'ValidationRunning' } });
-    await bed.holdfast.json('job', 'cancel', jobId);
-    expect((await shown(backup)).validation).toBe('NotValidated');
-  });
-
-  it('looks at the screen of a VM without a guest agent, and says that its boot is not proved', async () => {
-    const mute = await bed.guest({
-      name: 'val-mute',
-      disks: [{ target: 'vda', sizeBytes: 4 * MiB, format: 'qcow2', fs: 'none' }],
-    });
-    await redefine(mute, (xml) => xml.replace(/<channel[\s\S]*?<\/channel>/, ''));
-    const backup = await bed.take(mute.name);
-    const validated = await validate(backup);
-    expect(outcomes(validated)).toEqual({ hash: 'passed', boot: 'skipped', screenshot: 'passed' });
-    expect(validated).toMatchObject({ validation: 'Valid', validationResult: { bootMs: null } });
-    expect(await bed.holdfast.json('vm', 'show', mute.name)).toMatchObject({ lastBoot: null });
-  });
-
   it('boots a VM with copies of its UEFI variables and of the state of its TPM', async () => {
     const firmware = await bed.guest({
       name: 'val-uefi',
@@ -284,34 +249,73 @@ describe('a validation', () => {
     await expectNothingLeft();
   });
 
-  it('after a backup, as its offering says: what does not boot is not valid, has its picture, and ends the chain', async () => {
-    const broken = await bed.guest({
-      name: 'val-broken',
+  // From here on each waits, most of the time, for something of its own.
+  it.concurrent('waits for room; meanwhile the backup cannot be deleted, and cancelled it is what it was', async () => {
+    const large = await bed.guest({
+      name: 'val-large',
+      disks: [{ target: 'vda', sizeBytes: 4 * MiB, format: 'qcow2', fs: 'none' }],
+      memoryMiB: Math.floor(totalmem() / MiB) - 600,
+    });
+    const backup = await bed.take(large.name);
+    const { jobId } = await bed.holdfast.json<{ jobId: string }>('backup', 'validate', backup.id, '--no-wait');
+    const waitingFor = async () =>
+      (await bed.holdfast.json<{ waitingFor: string | null }>('job', 'show', jobId)).waitingFor;
+    await until('it waits', async () => (await waitingFor()) !== null, { timeoutMs: 60_000, everyMs: 500 });
+    expect(await waitingFor()).toMatch(
+      /^waiting for room on kvm-val: needs [\d.]+ GiB, [\d.]+ GiB of [\d.]+ GiB are free$/,
+    );
+    const refused = await bed.holdfast.cli('backup', 'delete', backup.id, '--json');
+    expect(JSON.parse(refused.stderr)).toMatchObject({ error: { type: 'BackupNotDeletable' } });
+    const second = await bed.holdfast.cli('backup', 'validate', backup.id, '--steps', 'hash', '--json');
+    expect(JSON.parse(second.stderr)).toMatchObject({ error: { type: 'ValidationRunning' } });
+    await bed.holdfast.json('job', 'cancel', jobId);
+    expect((await shown(backup)).validation).toBe('NotValidated');
+  });
+
+  it.concurrent('looks at the screen of a VM without a guest agent, and says that its boot is not proved', async () => {
+    const mute = await bed.guest({
+      name: 'val-mute',
       disks: [{ target: 'vda', sizeBytes: 4 * MiB, format: 'qcow2', fs: 'none' }],
     });
-    await redefine(broken, (xml) => xml.replace('panic=5', 'rdinit=/no-such-init'));
-    await bed.holdfast.json('offering', 'create', 'proven', ...OFFERING);
-    await bed.holdfast.json('vm', 'ls'); // makes the VM known
-    await bed.holdfast.json('offering', 'assign', 'proven', broken.name);
-    const backup = await bed.take(broken.name);
-    await until('it is validated', async () => (await shown(backup)).validation === 'NotValid', {
-      timeoutMs: 180_000,
-      everyMs: 1000,
-    });
-    const found = await shown(backup);
-    expect(found).toMatchObject({ validation: 'NotValid', endOfChain: true });
-    expect(found.damage).toBeUndefined(); // its bytes are right
-    expect(outcomes(found)).toEqual({ hash: 'passed', boot: 'failed', screenshot: 'passed' });
-    expect(found.validationResult.steps[1]?.detail).toMatch(/^the guest agent did not answer within 10 s/);
-    const picture = await readFile(bed.holdfast.blob(found.validationResult.screenshot ?? ''));
-    expect(picture.subarray(1, 4).toString()).toBe('PNG');
-    await using catalog = await openCatalog(`sqlite:${join(bed.holdfast.dataDir, 'catalog.sqlite')}`);
-    expect(await catalog.events.list({ vmUuid: broken.uuid })).toContainEqual(
-      expect.objectContaining({ kind: 'backup-not-valid', backupId: backup.id }),
-    );
-    await bed.holdfast.json('offering', 'remove', broken.name);
-    expect(await bed.take(broken.name)).toMatchObject({ type: 'full', disks: [{ fullReason: 'parent-not-valid' }] });
+    await redefine(mute, (xml) => xml.replace(/<channel[\s\S]*?<\/channel>/, ''));
+    const backup = await bed.take(mute.name);
+    const validated = await validate(backup);
+    expect(outcomes(validated)).toEqual({ hash: 'passed', boot: 'skipped', screenshot: 'passed' });
+    expect(validated).toMatchObject({ validation: 'Valid', validationResult: { bootMs: null } });
+    expect(await bed.holdfast.json('vm', 'show', mute.name)).toMatchObject({ lastBoot: null });
   });
+
+  it.concurrent(
+    'after a backup, as its offering says: what does not boot is not valid, has its picture, and ends the chain',
+    async () => {
+      const broken = await bed.guest({
+        name: 'val-broken',
+        disks: [{ target: 'vda', sizeBytes: 4 * MiB, format: 'qcow2', fs: 'none' }],
+      });
+      await redefine(broken, (xml) => xml.replace('panic=5', 'rdinit=/no-such-init'));
+      await bed.holdfast.json('offering', 'create', 'proven', ...OFFERING);
+      await bed.holdfast.json('vm', 'ls'); // makes the VM known
+      await bed.holdfast.json('offering', 'assign', 'proven', broken.name);
+      const backup = await bed.take(broken.name);
+      await until('it is validated', async () => (await shown(backup)).validation === 'NotValid', {
+        timeoutMs: 180_000,
+        everyMs: 1000,
+      });
+      const found = await shown(backup);
+      expect(found).toMatchObject({ validation: 'NotValid', endOfChain: true });
+      expect(found.damage).toBeUndefined(); // its bytes are right
+      expect(outcomes(found)).toEqual({ hash: 'passed', boot: 'failed', screenshot: 'passed' });
+      expect(found.validationResult.steps[1]?.detail).toMatch(/^the guest agent did not answer within 10 s/);
+      const picture = await readFile(bed.holdfast.blob(found.validationResult.screenshot ?? ''));
+      expect(picture.subarray(1, 4).toString()).toBe('PNG');
+      await using catalog = await openCatalog(`sqlite:${join(bed.holdfast.dataDir, 'catalog.sqlite')}`);
+      expect(await catalog.events.list({ vmUuid: broken.uuid })).toContainEqual(
+        expect.objectContaining({ kind: 'backup-not-valid', backupId: backup.id }),
+      );
+      await bed.holdfast.json('offering', 'remove', broken.name);
+      expect(await bed.take(broken.name)).toMatchObject({ type: 'full', disks: [{ fullReason: 'parent-not-valid' }] });
+    },
+  );
 
   /** The original as it runs, but for whether its agent has answered yet. */
   const originalXml = async (): Promise<string> =>
