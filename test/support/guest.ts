@@ -3,6 +3,7 @@ import { access, chmod, mkdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Domain, Libvirt } from '../../libvirt/libvirt.ts';
 import type { KvmHost } from './kvm-host.ts';
+import { until } from './processes.ts';
 import { run } from './run.ts';
 import { setTimeout as delay } from 'node:timers/promises';
 
@@ -259,6 +260,31 @@ export async function guestWriteFile(guest: Running, path: string, content: stri
     await libvirt.agentCommand(dom, { execute: 'guest-file-write', arguments: { handle, 'buf-b64': part } }, 30);
   }
   await libvirt.agentCommand(dom, { execute: 'guest-file-close', arguments: { handle } }, 30);
+}
+
+/**
+ * Begins to hash devices in the guest, past what it has read before. Gives what waits for the result, as `sha256sum` prints it,
+ * across moments in which the guest stands still.
+ */
+export async function startSha256({ libvirt, dom }: Running, ...devices: string[]): Promise<() => Promise<string>> {
+  const agent = (execute: string, args: unknown): Promise<unknown> =>
+    libvirt.agentCommand(dom, { execute, arguments: args }, 60);
+  const { pid } = (await agent('guest-exec', {
+    path: '/bin/sh',
+    arg: ['-ec', `echo 3 >/proc/sys/vm/drop_caches; sha256sum ${devices.join(' ')}`],
+    'capture-output': true,
+  })) as { pid: number };
+  return async () => {
+    let output = '';
+    const hasRead = async (): Promise<boolean> => {
+      if ((await libvirt.state(dom)).state === 'paused') return false;
+      const status = (await agent('guest-exec-status', { pid })) as { exited: boolean; 'out-data'?: string };
+      output = Buffer.from(status['out-data'] ?? '', 'base64').toString();
+      return status.exited;
+    };
+    await until('the guest has read its disks', hasRead, { timeoutMs: 150_000, everyMs: 200 });
+    return output;
+  };
 }
 
 /** SHA-256 of a file or device as the guest reads it. */
