@@ -1,5 +1,5 @@
 import { InvalidArgumentError } from 'commander';
-import type { Bandwidth, BandwidthRule } from '../schemas/bandwidth.ts';
+import { bandwidthRule, type Bandwidth, type BandwidthRule } from '../schemas/bandwidth.ts';
 import { weekday, type Weekday } from '../schemas/schedule.ts';
 import { sizeText } from './output.ts';
 
@@ -11,15 +11,18 @@ export function parseBytesPerSecond(value: string): number | null {
   if (value === 'none') return null;
   const [, number = '', unit = ''] = /^(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?$/i.exec(value) ?? [];
   const rate = Math.round(Number(number) * (UNITS[unit.toUpperCase()] ?? NaN));
-  if (number === '' || rate < 1) throw new InvalidArgumentError('give bytes per second like 50M, or none');
+  if (number === '' || rate < 1 || !Number.isSafeInteger(rate))
+    throw new InvalidArgumentError('give bytes per second like 50M, or none');
   return rate;
 }
 
 /** `mon-fri 08:00-18:00=10M`: days, hours of the zone, rate. */
 export function parseBandwidthRule(value: string): BandwidthRule {
   const [, days = '', from = '', to = '', rate = ''] =
-    /^([a-z,-]+) ([012]\d:[0-5]\d)-([012]\d:[0-5]\d)=(\S+)$/.exec(value.trim().toLowerCase()) ?? [];
+    /^([a-z,-]+) (\d\d:\d\d)-(\d\d:\d\d)=(\S+)$/.exec(value.trim().toLowerCase()) ?? [];
   if (rate === '') throw new InvalidArgumentError('give days, hours and rate like "mon-fri 08:00-18:00=10M"');
+  const wrong = [from, to].find((time) => !bandwidthRule.shape.from.safeParse(time).success);
+  if (wrong !== undefined) throw new InvalidArgumentError(`${wrong} is no time of day; the day ends at 00:00`);
   return { on: days.split(',').flatMap(parseDays), from, to, rate: parseBytesPerSecond(rate) };
 }
 

@@ -6,6 +6,7 @@ import { parseBytesPerSecond } from '../bandwidth-rules.ts';
 import { action } from '../context.ts';
 import { followOrLeave } from '../follow-run.ts';
 import { sizeText, type Output } from '../output.ts';
+import { requestedBy } from '../requested-by.ts';
 import { parseName, parseVm } from './dev.ts';
 import { parseWhole } from './offering.ts';
 
@@ -58,7 +59,7 @@ Exit code 0 only if nothing is damaged.`,
           samplePercent: flags.sample,
           sinceAgeSeconds: flags.sinceAge === undefined ? undefined : flags.sinceAge * 86_400,
           rateBytesPerSecond: flags.rate ?? undefined,
-          requestedBy: `cli:${process.env['USER'] ?? process.getuid?.() ?? ''}`,
+          requestedBy: requestedBy(),
         });
         const run = await startCheckRepository(await context.client(), request);
         const checked = await followOrLeave<CheckedRepository>(run, flags, context.output);

@@ -12,7 +12,7 @@ describe('parseBytesPerSecond', () => {
     expect(parseBytesPerSecond(text)).toBe(rate);
   });
 
-  it.each(['', '0', '-5M', '50X', 'fast', '0.2'])('refuses "%s"', (text) => {
+  it.each(['', '0', '-5M', '50X', 'fast', '0.2', '99999999G'])('refuses "%s"', (text) => {
     expect(() => parseBytesPerSecond(text)).toThrow('like 50M');
   });
 });
@@ -42,6 +42,10 @@ describe('parseBandwidthRule', () => {
       expect(() => parseBandwidthRule(text)).toThrow('give');
     },
   );
+});
+
+it.each(['mon 08:00-24:00=1M', 'mon 25:00-26:00=1M', 'mon 08:60-09:00=1M'])('is no rule: "%s"', (text) => {
+  expect(() => parseBandwidthRule(text)).toThrow('no time of day');
 });
 
 describe('bandwidthText', () => {
