@@ -85,7 +85,7 @@ export const createConsolidate = (dependencies: HostDependencies & { restores: R
         const note = await readQuickNote(restores, id);
         if (note !== undefined) {
           const domain = await domainOf(libvirt, prepared.vm, host, { signal });
-          const xml = await libvirt.domainXml(domain, { inactive: true }, { signal });
+          const xml = await libvirt.domainXml(domain, { inactive: true, secure: true }, { signal });
           await libvirt.define(standAlone(xml, note.policies), {}, { signal });
         }
         await gateways.end(id);

@@ -49,7 +49,10 @@ export const createQuickRestore = (dependencies: HostDependencies & { restores: 
           return result;
         }
         const note = noted ?? {
-          formerXml: present === undefined ? null : await libvirt.domainXml(present, { inactive: true }, { signal }),
+          formerXml:
+            present === undefined
+              ? null
+              : await libvirt.domainXml(present, { inactive: true, secure: true }, { signal }),
           policies: {},
           booted: false,
         };
@@ -61,7 +64,7 @@ export const createQuickRestore = (dependencies: HostDependencies & { restores: 
           disks: prepared.disks.map((disk) => ({ ...disk, format: 'qcow2' })),
         });
         const domain = await domainOf(libvirt, prepared.vm, host, { signal });
-        const xml = await libvirt.domainXml(domain, { inactive: true }, { signal });
+        const xml = await libvirt.domainXml(domain, { inactive: true, secure: true }, { signal });
         const policies =
           Object.keys(note.policies).length > 0 ? note.policies : ioErrorPoliciesOf(xml, Object.keys(exports));
         await writeQuickNote(restores, plan.restoreId, { ...note, policies });
