@@ -6,6 +6,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openCatalog } from '../catalog/open-catalog.ts';
 import type { DevState } from '../schemas/configuration.ts';
+import { placeText, type RepositoryLocation } from '../schemas/repository.ts';
 import { searchAttributes } from '../schemas/search-attributes.ts';
 import { addRepository } from './add-repository.ts';
 import { devStatePath, type Installation } from './installation.ts';
@@ -15,7 +16,8 @@ import { connectClient } from './connect-client.ts';
 export interface DevOptions {
   host: string;
   libvirt: string;
-  repository: string | undefined;
+  /** undefined: a folder in the installation's. */
+  repository: RepositoryLocation | undefined;
   slots: number;
   signal: AbortSignal;
   log: (line: string) => void;
@@ -230,21 +232,18 @@ async function freePort(wanted: number): Promise<number> {
   throw new Error('no free port on 127.0.0.1');
 }
 
-/** The directory that `--repo` names, or one in the installation's folder, becomes the repository `main`. */
+/** The place that `--repo` names, or a directory in the installation's folder, becomes the repository `main`. */
 async function prepareCatalog(
   { catalogUrl, dataDir }: Installation,
   { repository, host, slots }: DevOptions,
 ): Promise<void> {
   await using catalog = await openCatalog(catalogUrl);
   await catalog.hosts.upsert({ name: host, slots });
-  const path = resolve(repository ?? join(dataDir, 'repository'));
+  const wanted = repository ?? ({ kind: 'directory', path: resolve(dataDir, 'repository') } as const);
   const known = await catalog.repositories.list();
-  if (known.some(({ location }) => location.kind === 'directory' && location.path === path)) return;
+  if (known.some(({ location }) => placeText(location) === placeText(wanted))) return;
   if (repository === undefined && known.length > 0) return;
-  await addRepository(catalog, {
-    name: freeName(known.map(({ name }) => name)),
-    location: { kind: 'directory', path },
-  });
+  await addRepository(catalog, { name: freeName(known.map(({ name }) => name)), location: wanted });
 }
 
 function freeName(taken: string[]): string {

@@ -4,6 +4,7 @@ import { defaultSocketPath } from '../../libvirt/address.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { plainName, vmName } from '../../schemas/names.ts';
 import { action } from '../context.ts';
+import { PLACE_HELP, repositoryPlace, withPlaceOptions, type PlaceOptions } from '../repository-place.ts';
 import { stopSignal } from '../stop-signal.ts';
 
 /** This machine's name as a host name of ours. */
@@ -30,36 +31,44 @@ export function parseCount(value: string): number {
   return count;
 }
 
+interface DevFlags extends PlaceOptions {
+  libvirt: string;
+  host: string;
+  repo?: string;
+  slots: number;
+}
+
 export function addDevCommand(program: Command): void {
-  program
+  const dev = program
     .command('dev')
     .description('run everything on this machine: Temporal, control worker, one host worker')
     .option('--libvirt <socket>', "libvirt's socket", defaultSocketPath())
     .option('--host <name>', 'name of this KVM host', parseName, defaultHost())
-    .option('--repo <dir>', 'directory repository (default: repository in the installation folder)')
-    .option('--slots <n>', 'disks copied at once', parseCount, 4)
+    .option('--repo <place>', `repository: ${PLACE_HELP} (default: a folder in that of the installation)`)
+    .option('--slots <n>', 'disks copied at once', parseCount, 4);
+  withPlaceOptions(dev)
     .addHelpText(
       'after',
-      '\nPrints `ready` when it is. Ends with Ctrl-C; what was running goes on at the next start.' +
-        '\n\nExample:\n  $ holdfast dev --repo /srv/backups',
+      '\nPrints `ready` when it is. Ends with Ctrl-C; what was running goes on at the next start.\n\n' +
+        'Examples:\n  $ holdfast dev --repo /srv/backups\n' +
+        '  $ holdfast dev --repo s3://backups/kvm-1 --endpoint https://s3.example.org --credentials-file /etc/holdfast/s3',
     )
     .action(
-      action(
-        async ({ installation, output }, options: { libvirt: string; host: string; repo?: string; slots: number }) => {
-          if (options.repo !== undefined && /^[a-z0-9]+:\/\//.test(options.repo)) {
-            throw new HoldfastError(
-              'InvalidRequest',
-              `repo: ${options.repo} is no folder; add it with: holdfast repo add`,
-            );
-          }
-          const { runDev } = await import('../../workers/dev.ts');
-          await runDev(installation, {
-            ...options,
-            repository: options.repo,
-            signal: stopSignal(),
-            log: (line) => process.stdout.write(output.isJson ? `${JSON.stringify({ message: line })}\n` : `${line}\n`),
-          });
-        },
-      ),
+      action(async ({ installation, output }, flags: DevFlags) => {
+        const { libvirt, host, repo, slots, ...place } = flags;
+        if (repo === undefined && Object.keys(place).length > 0) {
+          throw new HoldfastError(
+            'InvalidRequest',
+            'repo: options of a place are given, and no --repo s3://BUCKET/PREFIX',
+          );
+        }
+        const { runDev } = await import('../../workers/dev.ts');
+        await runDev(installation, {
+          ...{ libvirt, host, slots },
+          repository: repo === undefined ? undefined : repositoryPlace(repo, place),
+          signal: stopSignal(),
+          log: (line) => process.stdout.write(output.isJson ? `${JSON.stringify({ message: line })}\n` : `${line}\n`),
+        });
+      }),
     );
 }

@@ -47,6 +47,8 @@ export interface InstallationOptions {
   /** Short, so that a killed worker is noticed soon. */
   heartbeatSeconds?: number;
   slots?: number;
+  /** What `--repo` takes, with its options: a folder beside the data by default. */
+  repository?: string[];
   env?: NodeJS.ProcessEnv;
 }
 
@@ -66,7 +68,10 @@ export async function startInstallation(options: InstallationOptions): Promise<T
   const ports = [await freePort(), await freePort()];
   const dev = spawn(
     HOLDFAST,
-    ['dev', '--libvirt', host.socketPath, '--host', host.name, '--repo', repositoryDir, '--slots', String(slots)],
+    [
+      ...['dev', '--libvirt', host.socketPath, '--host', host.name, '--slots', String(slots)],
+      ...['--repo', ...(options.repository ?? [repositoryDir])],
+    ],
     { env: { ...env, HOLDFAST_DEV_PORTS: ports.join(',') }, stdio: ['ignore', 'pipe', 'pipe'], detached: true },
   );
   let output = '';
