@@ -159,6 +159,13 @@ export const copiedDisk = z.object({
 });
 export type CopiedDisk = z.infer<typeof copiedDisk>;
 
+/** A published backup, as its lock needs it: what it is built on is in its manifest. */
+export interface BackupToLock {
+  vmUuid: string;
+  id: string;
+  instant: string;
+}
+
 /** What a copy says of itself while it runs; small, for people. */
 export const copyHeartbeat = z.object({
   target: z.string(),

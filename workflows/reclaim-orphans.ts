@@ -4,9 +4,10 @@ import { CONTROL_QUEUE } from '../schemas/queues.ts';
 import { reclaimOrphansRequest, type ReclaimOrphansRequest } from '../schemas/requests.ts';
 import { controlActivities, hostProbes, hostUndo } from './activity-proxies.ts';
 import { causeOf } from './failure-cause.ts';
+import { lockPublished } from './lock-published.ts';
 import { OperationView } from './operation-view.ts';
 import { parseRequest } from './parse-request.ts';
-import { reclaimCheckpoints, reclaimDeletes, reclaimFiles } from './reclaim-stored.ts';
+import { reclaimCheckpoints, reclaimDeletes, reclaimFiles, reclaimLocks } from './reclaim-stored.ts';
 
 export interface ReclaimedOrphans {
   /** What was found without a running owner, in words; undone unless it was a dry run. */
@@ -49,9 +50,12 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
         const what = { listed: ids, keep, orphaned, graceSeconds, dryRun };
         const { found, published } = await hostUndo(host).reclaimLeftovers(what);
         result.found.push(...found.map((leftover) => `${host}: ${leftover}`));
-        for (const { plan, completed } of published) {
+        for (const one of published) {
+          const { plan, completed } = one;
           await control.relistBackup(plan, completed); // ended by force between manifest and commit: it exists
           await hostUndo(host).forgetBackup(plan.backupId);
+          const problem = await lockPublished(one);
+          if (problem !== null) result.problems.push(problem);
         }
       }
     } catch (error) {
@@ -83,6 +87,7 @@ export async function reclaimOrphans(request: ReclaimOrphansRequest): Promise<Re
     await reclaimDeletes(how, result, view);
     await reclaimCheckpoints(hosts, how, result, view);
     if (asked.host === undefined) await reclaimFiles(how, result, view);
+    if (asked.host === undefined && patched('locks-made-up-for')) await reclaimLocks(how, result, view);
   }
   view.ended('done', `${result.found.length} found, ${result.problems.length} problems`);
   return result;

@@ -1,8 +1,8 @@
 import { CancellationScope, uuid4 } from '@temporalio/workflow';
 import type { OwnCheckpoints } from '../activities/host/own-checkpoints.ts';
 import type { StrayFile } from '../activities/host/stray-files.ts';
-import type { RepositoryRecord } from '../schemas/repository.ts';
-import { controlActivities, hostActivities, hostDeletes } from './activity-proxies.ts';
+import { settingsOf, type RepositoryRecord } from '../schemas/repository.ts';
+import { controlActivities, hostActivities, hostDeletes, hostReads } from './activity-proxies.ts';
 import { deleteUnderAdmission } from './delete-under-admission.ts';
 import { causeOf } from './failure-cause.ts';
 import type { OperationView } from './operation-view.ts';
@@ -40,16 +40,42 @@ export async function reclaimFiles(how: How, result: Findings, view: OperationVi
     view.step(`looking through repository ${repository.name}`);
     try {
       const host = await hostWithRepository(hosts, repository);
-      for (let after: string | null = null; ;) {
-        const vms: string[] = await control.vmsToSearch(repository.name, after, VMS_AT_ONCE);
-        const last = vms.at(-1);
-        if (last === undefined) break;
-        await reclaimFilesOf(vms, host, repository, how, result);
-        after = last;
-      }
+      await forAllVms(repository.name, (vms) => reclaimFilesOf(vms, host, repository, how, result));
     } catch (error) {
       result.problems.push(`repository ${repository.name}: ${causeOf(error)}`);
     }
+  }
+}
+
+/** Locks what its repository promises to lock and is not: a run was ended between manifest and lock, or the server refused. */
+export async function reclaimLocks({ dryRun }: How, result: Findings, view: OperationView): Promise<void> {
+  const control = controlActivities();
+  for (const { repository, hosts } of await control.repositoriesToSearch()) {
+    if (settingsOf(repository).immutability === null) continue;
+    view.step(`looking for locks in repository ${repository.name}`);
+    try {
+      const host = await hostWithRepository(hosts, repository);
+      await forAllVms(repository.name, async (vms) => {
+        const backups = await control.locksToHold(repository, vms);
+        if (backups.length === 0) return;
+        const { unlocked, problems } = await hostReads(host).lockStored(repository, backups, { dryRun });
+        result.found.push(...unlocked.map((id) => `repository ${repository.name}: backup ${id} was not locked`));
+        result.problems.push(...problems.map((problem) => `repository ${repository.name}: ${problem}`));
+      });
+    } catch (error) {
+      result.problems.push(`repository ${repository.name}: ${causeOf(error)}`);
+    }
+  }
+}
+
+/** VMs with backups in a repository, some at a time. */
+async function forAllVms(repository: string, work: (vms: string[]) => Promise<void>): Promise<void> {
+  for (let after: string | null = null; ;) {
+    const vms: string[] = await controlActivities().vmsToSearch(repository, after, VMS_AT_ONCE);
+    const last = vms.at(-1);
+    if (last === undefined) return;
+    await work(vms);
+    after = last;
   }
 }
 

@@ -11,6 +11,7 @@ import { Compensations } from './compensations.ts';
 import { causeOf, failureTypeOf } from './failure-cause.ts';
 import { startFollowUps } from './follow-ups.ts';
 import { settleDeltas } from './settle-deltas.ts';
+import { lockPublished } from './lock-published.ts';
 import { locateVm } from './locate-vm.ts';
 import { thisRun } from './this-run.ts';
 import { OperationView } from './operation-view.ts';
@@ -150,12 +151,16 @@ async function publish(
 
 /** The manifest was written, but its answer was lost for good: the backup exists, so it comes about. */
 async function list(
-  { plan, completed }: NonNullable<AbortedBackup['published']>,
+  published: NonNullable<AbortedBackup['published']>,
   cause: string,
   view: OperationView,
 ): Promise<Backup> {
   view.note(`the manifest is written, though a step failed: ${cause}`);
-  return await CancellationScope.nonCancellable(() => conclude(plan, completed, view));
+  return await CancellationScope.nonCancellable(async () => {
+    const problem = await lockPublished(published);
+    if (problem !== null) view.note(problem);
+    return await conclude(published.plan, published.completed, view);
+  });
 }
 
 async function conclude(plan: BackupPlan, completed: CompletedBackup, view: OperationView): Promise<Backup> {

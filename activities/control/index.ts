@@ -9,6 +9,7 @@ import type { ControlDependencies } from './dependencies.ts';
 import { createFindOrphans } from './find-orphans.ts';
 import { createFindVm } from './find-vm.ts';
 import { createFinishChain } from './finish-chain.ts';
+import { createLocksToHold } from './locks-to-hold.ts';
 import { createMissedRuns } from './missed-runs.ts';
 import { createJudgeOrphans } from './judge-orphans.ts';
 import { createPlanBackup } from './plan-backup.ts';
@@ -36,6 +37,7 @@ export const createControlActivities = (dependencies: ControlDependencies) => ({
   ...createConsolidate(dependencies),
   ...createFindOrphans(dependencies),
   ...createJudgeOrphans(dependencies),
+  ...createLocksToHold(dependencies),
   ...createDeleteBackup(dependencies),
   ...createRetention(dependencies),
   ...createFinishChain(dependencies),

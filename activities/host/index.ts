@@ -13,6 +13,7 @@ import { createInspection } from './inspect-vm.ts';
 import { createKeepValidation } from './keep-validation.ts';
 import { createOwnCheckpoints } from './own-checkpoints.ts';
 import { createPrepareDisk } from './prepare-disk.ts';
+import { createLockStored } from './lock-stored.ts';
 import { createMergeDeltas } from './merge-deltas.ts';
 import { createPrepareRestore } from './prepare-restore.ts';
 import { createProbeVm } from './probe-vm.ts';
@@ -47,6 +48,7 @@ export const createHostActivities = (dependencies: HostDependencies & { restores
   ...createReclaimLeftovers(dependencies),
   ...createOwnCheckpoints(dependencies),
   ...createStrayFiles(dependencies),
+  ...createLockStored(dependencies),
   ...createDeleteFiles(dependencies),
   ...createKeepValidation(dependencies),
   ...createValidationSteps(dependencies),

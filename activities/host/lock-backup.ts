@@ -1,6 +1,7 @@
-import type { BlobStore } from '../../repository/blob-store.ts';
+import type { BlobLock, BlobStore } from '../../repository/blob-store.ts';
 import { manifestKey } from '../../repository/layout.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
+import type { BackupToLock } from '../../schemas/plan.ts';
 import { settingsOf, type RepositoryRecord } from '../../schemas/repository.ts';
 import { readManifestChain } from './restore-chain.ts';
 
@@ -9,16 +10,13 @@ const LOCKS_AT_ONCE = 8;
 
 /**
  * Locks a published backup, and all it is built on, for the days that the repository promises, from the backup's instant on: what
- * a living backup needs stays as long as it does. Repeatable; does nothing where nothing was promised.
+ * a living backup needs stays as long as it does. Its own manifest comes last: see `isLocked`. Repeatable; does nothing where
+ * nothing was promised.
  * @throws BlobStoreError
  */
-export async function lockBackup(
-  store: BlobStore,
-  repository: RepositoryRecord,
-  backup: { vmUuid: string; id: string; instant: string },
-): Promise<void> {
-  const { immutability } = settingsOf(repository);
-  if (immutability === null) return;
+export async function lockBackup(store: BlobStore, repository: RepositoryRecord, backup: BackupToLock): Promise<void> {
+  const lock = lockOf(repository, backup);
+  if (lock === null) return;
   const { locks } = store;
   if (locks === undefined) {
     throw new HoldfastError(
@@ -26,11 +24,10 @@ export async function lockBackup(
       `repository ${repository.name} cannot lock; see: holdfast repo lock --off`,
     );
   }
-  const lock = { mode: immutability.mode, untilMs: Date.parse(backup.instant) + immutability.days * DAY_MS };
   const chain = await readManifestChain(store, backup.vmUuid, backup.id);
   const keys = [...chain.values()].flatMap(({ id, disks }) => [
     ...disks.flatMap(({ file, sums }) => [file, sums.file]),
-    manifestKey(backup.vmUuid, id),
+    ...(id === backup.id ? [] : [manifestKey(backup.vmUuid, id)]),
   ]);
   const left = keys.values();
   const lockNext = async (): Promise<void> => {
@@ -38,6 +35,22 @@ export async function lockBackup(
   };
   const lanes = await Promise.allSettled(Array.from({ length: LOCKS_AT_ONCE }, lockNext));
   for (const lane of lanes) if (lane.status === 'rejected') throw lane.reason;
+  await locks.lock(manifestKey(backup.vmUuid, backup.id), lock);
+}
+
+/** Whether all that the repository promises of a backup is locked: its manifest is, which comes last. */
+export async function isLocked(store: BlobStore, repository: RepositoryRecord, backup: BackupToLock): Promise<boolean> {
+  const lock = lockOf(repository, backup);
+  if (lock === null || store.locks === undefined) return true;
+  const untilMs = await store.locks.lockedUntilMs(manifestKey(backup.vmUuid, backup.id));
+  return untilMs !== undefined && untilMs >= Math.floor(lock.untilMs / 1000) * 1000; // servers may keep whole seconds
+}
+
+/** What the repository promises of a backup; null where it promises nothing. */
+function lockOf(repository: RepositoryRecord, { instant }: BackupToLock): BlobLock | null {
+  const { immutability } = settingsOf(repository);
+  if (immutability === null) return null;
+  return { mode: immutability.mode, untilMs: Date.parse(instant) + immutability.days * DAY_MS };
 }
 
 /**

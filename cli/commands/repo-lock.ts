@@ -33,7 +33,8 @@ export function addRepoLockCommand(repo: Command): void {
     .option('--off', 'lock no more backups; locks that are there stay until their time')
     .addHelpText(
       'after',
-      '\nNeeds a bucket with object lock and versioning. Backups from now on are locked; what they are built on with them.\n\n' +
+      '\nNeeds a bucket with object lock and versioning. Each new backup is locked, and what it is built on with it; those that are\n' +
+        'there by the daily search for what nothing owns, or now by holdfast reclaim.\n\n' +
         'Example:\n  $ holdfast repo lock offsite --days 30',
     )
     .action(

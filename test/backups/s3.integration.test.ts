@@ -33,15 +33,17 @@ describe.skipIf(missing !== undefined)(missing ?? 'backups to a bucket', () => {
   let store: BlobStore;
   const vda = new PatternedDisk(0, 64 * MiB);
   beforeAll(async () => {
-    server = await startS3Server('versitygw');
+    server = await startS3Server('versitygw', { versions: true });
     proxy = await startFaultProxy(server);
-    bed = await startTestBed('kvm-s3');
-    const { bucket, prefix } = await server.newPlace();
-    const { location } = await bed.holdfast.json<{ location: S3Place }>(
-      ...['repo', 'add', `s3://${bucket}/${prefix}`, '--name', 'bucket', '--path-style'],
-      ...['--endpoint', proxy.endpoint, '--credentials-file', server.credentialsFile],
-    );
-    place = location;
+    const { bucket, prefix, credentials } = await server.newPlace();
+    // The workers find the keys where any other AWS tool does.
+    bed = await startTestBed('kvm-s3', {
+      repository: [`s3://${bucket}/${prefix}`, '--endpoint', proxy.endpoint, '--path-style'],
+      env: { AWS_ACCESS_KEY_ID: server.keys.accessKeyId, AWS_SECRET_ACCESS_KEY: server.keys.secretAccessKey },
+    });
+    const [main] = await bed.holdfast.json<{ name: string; location: S3Place }[]>('repo', 'ls');
+    expect(main).toMatchObject({ name: 'main', location: { kind: 's3', credentials: { kind: 'chain' } } });
+    place = { ...main!.location, credentials };
     store = createS3Store(place);
     guest = await bed.guest({
       name: 'remote',
@@ -57,9 +59,9 @@ describe.skipIf(missing !== undefined)(missing ?? 'backups to a bucket', () => {
   });
 
   const take = (request: Parameters<TestBed['take']>[1] = {}) =>
-    bed.take('remote', { repository: 'bucket', compression: 'none', ...request });
+    bed.take('remote', { repository: 'main', compression: 'none', ...request });
   const start = (request: object = {}) =>
-    bed.start('takeBackup', { vm: 'remote', quiesce: 'none', repository: 'bucket', compression: 'none', ...request });
+    bed.start('takeBackup', { vm: 'remote', quiesce: 'none', repository: 'main', compression: 'none', ...request });
   /** versitygw keeps each object as a file, so that QEMU's own tools can look at the chain. */
   const expectInBucket = (backup: Backup) =>
     expectStored({ ...bed.holdfast, blob: (key) => join(server.dataDir, place.bucket, place.prefix, key) }, backup, {
@@ -154,5 +156,72 @@ describe.skipIf(missing !== undefined)(missing ?? 'backups to a bucket', () => {
     expect(reclaimed).toMatchObject({ found: [expect.stringContaining(forgotten) as string], problems: [] });
     expect(await uploads()).toEqual([]);
     expect(await store.statBlob(named)).toMatchObject({ key: named });
+  });
+
+  describe('in a bucket with object lock', () => {
+    const DAYS = 30;
+    let vault: BlobStore;
+    beforeAll(async () => {
+      const { bucket, prefix } = await server.newPlace('vault', { objectLock: true });
+      const { location } = await bed.holdfast.json<{ location: S3Place }>(
+        ...['repo', 'add', `s3://${bucket}/${prefix}`, '--name', 'vault', '--path-style'],
+        ...['--endpoint', proxy.endpoint, '--credentials-file', server.credentialsFile],
+      );
+      vault = createS3Store(location);
+      await bed.holdfast.json('repo', 'lock', 'vault', '--days', String(DAYS));
+    });
+
+    /** Takes a backup whose manifest is written and whose first lock never gets an answer. */
+    async function takeWithoutLock() {
+      const held = Promise.withResolvers<undefined>();
+      proxy.onRequest = ({ method, url }) => {
+        if (method !== 'PUT' || !/[?&]retention/.test(url)) return undefined;
+        held.resolve(undefined);
+        return { kind: 'hold' };
+      };
+      const run = await start({ repository: 'vault' });
+      await held.promise;
+      return run;
+    }
+    const expectLocked = async ({ id, instant, disks }: Backup): Promise<void> => {
+      const keys = [...disks.flatMap(({ file }) => [file, `${file}.sums`]), `${guest.uuid}/backups/${id}.json`];
+      const until = await Promise.all(keys.map((key) => vault.locks!.lockedUntilMs(key)));
+      const seconds = Math.floor(Date.parse(instant!) / 1000) + DAYS * 86_400;
+      expect(until.map((ms) => Math.floor((ms ?? 0) / 1000))).toEqual(keys.map(() => seconds));
+    };
+
+    it('are locked by the next worker when one is killed between manifest and lock', async () => {
+      const run = await takeWithoutLock();
+      await bed.holdfast.kill('host');
+      proxy.onRequest = () => undefined;
+      first = await resultOf<Backup>(run);
+      await expectLocked(first);
+    });
+
+    it('are listed and locked by reclaim when their run is ended by force between manifest and lock', async () => {
+      const run = await takeWithoutLock();
+      await run.terminate();
+      await bed.holdfast.kill('host');
+      proxy.onRequest = () => undefined;
+      await bed.holdfast.isBack('host');
+      await bed.holdfast.json('reclaim', '--grace', '0');
+      const [listed] = await bed.holdfast.json<Backup[]>('backup', 'ls', 'remote');
+      expect(listed).toMatchObject({ state: 'BackedUp', repository: 'vault', type: 'incremental', parentId: first.id });
+      await expectLocked(listed!);
+      first = listed!;
+    });
+
+    it('are locked by reclaim when they were stored before anything was promised', async () => {
+      await bed.holdfast.json('repo', 'lock', 'vault', '--off');
+      first = await take({ repository: 'vault' });
+      await bed.holdfast.json('repo', 'lock', 'vault', '--days', String(DAYS));
+      const found = [expect.stringContaining(`backup ${first.id} was not locked`) as string];
+      expect(await bed.holdfast.json('reclaim', '--dry-run')).toMatchObject({ found });
+      expect(await bed.holdfast.json('reclaim')).toMatchObject({ found, problems: [] });
+      await expectLocked(first);
+      expect(await bed.holdfast.json('reclaim')).toMatchObject({ found: [], problems: [] });
+      const checkpoints = await guest.libvirt.checkpointList(guest.dom); // of two repositories
+      await expectOnlyCheckpointOf(guest, first, { checkpoints });
+    });
   });
 });

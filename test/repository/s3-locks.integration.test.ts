@@ -1,8 +1,15 @@
 import { ListObjectVersionsCommand, S3Client } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { randomUUID } from 'node:crypto';
+import { isLocked, lockBackup } from '../../activities/host/lock-backup.ts';
 import type { BlobStore } from '../../repository/blob-store.ts';
+import { initRepository } from '../../repository/identity.ts';
+import { manifestKey } from '../../repository/layout.ts';
+import { createManifest } from '../../repository/manifest.ts';
 import { createS3Store } from '../../repository/s3-store.ts';
+import type { Manifest } from '../../schemas/manifest.ts';
 import type { S3Place } from '../../schemas/repository.ts';
+import { manifestOf } from '../support/sample-manifest.ts';
 import { until } from '../support/processes.ts';
 import { missingS3Server, S3_SERVERS, startS3Server, type S3Server } from '../support/s3-server.ts';
 
@@ -77,6 +84,62 @@ describe.each(S3_SERVERS)('locked blobs on %s', (kind) => {
         new ListObjectVersionsCommand({ Bucket: place.bucket }),
       );
       expect([...Versions, ...DeleteMarkers]).toEqual([]);
+    });
+
+    it('stay as long as what is built on them: an increment makes the locks of its parents longer', async () => {
+      const id = randomUUID();
+      await initRepository(store, { id });
+      const settings = {
+        encryption: null,
+        identity: null,
+        immutability: { mode: 'governance' as const, days: 7 },
+        owner: null,
+      };
+      const repository = { name: 'r', id, location: place, slots: 1, createdAt: new Date(0).toISOString(), settings };
+      const [first, second] = [Date.now() - 3 * DAY, Date.now()];
+      const full = manifestOf(randomUUID(), { instant: new Date(first).toISOString() });
+      const [disk] = full.disks;
+      const file = disk!.file.replace('full', 'incr');
+      const next = manifestOf(randomUUID(), {
+        type: 'incremental',
+        parentId: full.id,
+        instant: new Date(second).toISOString(),
+        disks: [
+          {
+            ...disk!,
+            type: 'incremental',
+            file,
+            backingFile: disk!.file,
+            sums: { ...disk!.sums, file: `${file}.sums` },
+          },
+        ],
+      });
+      const keysOf = ({ id: backupId, vm, disks }: Manifest): string[] => [
+        ...disks.flatMap(({ file: key, sums }) => [key, sums.file]),
+        manifestKey(vm.uuid, backupId),
+      ];
+      const locksOf = async (manifest: Manifest): Promise<(number | undefined)[]> =>
+        await Promise.all(keysOf(manifest).map((key) => store.locks!.lockedUntilMs(key)));
+      const inSeconds = (ms: number): number => Math.floor(ms / SECOND) * SECOND;
+      for (const [manifest, instantMs, locked] of [
+        [full, first, [full]],
+        [next, second, [full, next]],
+      ] as const) {
+        for (const { file: key, sums, storedBytes } of manifest.disks) {
+          await store.putBlob(key, Buffer.alloc(storedBytes));
+          await store.putBlob(sums.file, Buffer.from('sums'));
+        }
+        await createManifest(store, manifest);
+        const backup = { vmUuid: manifest.vm.uuid, id: manifest.id, instant: manifest.instant };
+        expect(await isLocked(store, repository, backup)).toBe(false);
+        await lockBackup(store, repository, backup);
+        expect(await isLocked(store, repository, backup)).toBe(true);
+        const untilMs = inSeconds(instantMs + 7 * DAY);
+        for (const one of locked) {
+          expect((await locksOf(one)).map((ms) => inSeconds(ms ?? 0))).toEqual([untilMs, untilMs, untilMs]);
+        }
+      }
+      await expect(store.deleteBlob(disk!.file)).rejects.toMatchObject({ code: 'locked' });
     });
 
     it('are none where nothing was locked', async () => {
