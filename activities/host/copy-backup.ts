@@ -180,7 +180,8 @@ async function requireSpace(target: BlobStore, { backupId, to }: CopyPlan, neede
   if (freeBytes === undefined || freeBytes >= neededBytes + SPACE_MARGIN_BYTES) return;
   throw new HoldfastError(
     'RepositoryFull',
-    `backup ${backupId} needs ${neededBytes} bytes in repository ${to.name}, ${freeBytes} are free; nothing was written`,
+    `backup ${backupId} needs ${neededBytes} bytes in repository ${to.name} and ${SPACE_MARGIN_BYTES} to spare, ${freeBytes} are free; ` +
+      'nothing was written',
   );
 }
 

@@ -141,7 +141,7 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
     throw new HoldfastError(
       'RepositoryFull',
       `${others.length === 0 ? `disk ${disk.target} of ${vm.name} needs` : `disks ${claimed.disks.join(', ')} of ${vm.name} together need`} ` +
-        `up to ${claimed.neededBytes} bytes in repository ${repository.name}, ${freeBytes} are free; ` +
+        `up to ${claimed.neededBytes} bytes in repository ${repository.name} and ${SPACE_MARGIN_BYTES} to spare, ${freeBytes} are free; ` +
         (others.length === 0 ? 'nothing was copied' : 'what was copied is removed'),
     );
   }

@@ -179,7 +179,7 @@ async function requireSpace(
   throw new HoldfastError(
     'RepositoryFull',
     `disk ${disk.target} of backup ${plan.backupId} needs up to ${neededBytes} bytes beside its file in repository ` +
-      `${plan.repository.name}, ${freeBytes} are free; nothing was written`,
+      `${plan.repository.name} and ${SPACE_MARGIN_BYTES} to spare, ${freeBytes} are free; nothing was written`,
   );
 }
 
