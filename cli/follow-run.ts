@@ -1,5 +1,6 @@
 import type { WorkflowHandle } from '@temporalio/client';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { whyRetried } from '../operations/retried-step.ts';
 import { copyHeartbeat, type CopyHeartbeat, type OperationProgress } from '../schemas/plan.ts';
 import { showProgress, type ShownProgress } from './copy-progress.ts';
 import type { Output } from './output.ts';
@@ -43,9 +44,10 @@ export async function followOrLeave<T>(
 async function watch(handle: WorkflowHandle, shown: ShownProgress, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
     try {
-      shown.step(await handle.query<OperationProgress>('progress'));
-      const { raw } = await handle.describe();
-      shown.copies((raw.pendingActivities ?? []).flatMap((activity) => heartbeatOf(activity.heartbeatDetails)));
+      const progress = await handle.query<OperationProgress>('progress');
+      const pending = (await handle.describe()).raw.pendingActivities ?? [];
+      shown.step({ ...progress, waitingFor: progress.waitingFor ?? whyRetried(pending) ?? null });
+      shown.copies(pending.flatMap((activity) => heartbeatOf(activity.heartbeatDetails)));
     } catch {
       // Not to be had at the moment: no worker up, or the run is over. The result tells.
     }

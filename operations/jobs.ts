@@ -4,6 +4,7 @@ import { HoldfastError } from '../schemas/failures.ts';
 import type { OperationProgress } from '../schemas/plan.ts';
 import { searchAttributes } from '../schemas/search-attributes.ts';
 import { describeFailure } from './describe-failure.ts';
+import { whyRetried } from './retried-step.ts';
 
 /** A run of an operation, as command line and API show it. */
 export interface Job {
@@ -52,7 +53,8 @@ export async function describeJob(client: Client, id: string): Promise<JobDetail
       return { ...job, ...outcome };
     }
     const progress = await handle.query<OperationProgress>('progress').catch(() => undefined);
-    const { step = null, waitingFor = null } = progress ?? {};
+    const { step = null } = progress ?? {};
+    const waitingFor = progress?.waitingFor ?? whyRetried(info.raw.pendingActivities ?? []) ?? null;
     return { ...job, step, waitingFor, result: null, failure: null };
   } catch (error) {
     if (error instanceof WorkflowNotFoundError) {
