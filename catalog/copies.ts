@@ -1,8 +1,9 @@
 import { backupDiskRecord } from '../schemas/catalog.ts';
 import type { CopyState } from '../schemas/copy.ts';
 import { batches } from './batches.ts';
-import type { CopyFilter, CopyQueries, CopyRecord } from './contract.ts';
-import type { BackupCopyTable, Database } from './database.ts';
+import type { CompletedCopy, CopyFilter, CopyQueries, CopyRecord } from './contract.ts';
+import type { Kysely } from 'kysely';
+import type { BackupCopyTable, Database, Tables } from './database.ts';
 import { oneAtATime } from './transaction.ts';
 
 /** A copy at rest has nobody who writes it. */
@@ -33,6 +34,35 @@ export const copyQueries = (database: Database): CopyQueries => {
       found.push(...(await query.execute()).map(toRecord));
     }
     return found;
+  }
+
+  /** The files are those that its manifest names now: what was found of others before says nothing of them. */
+  async function putFiles(
+    trx: Kysely<Tables>,
+    copy: { backupId: string; repository: string },
+    { disks, copiedAt }: Pick<CompletedCopy, 'disks' | 'copiedAt'>,
+  ): Promise<void> {
+    const of = { backup_id: copy.backupId, repository: copy.repository };
+    await trx
+      .deleteFrom('backup_copy_disks')
+      .where('backup_id', '=', of.backup_id)
+      .where('repository', '=', of.repository)
+      .execute();
+    if (disks.length === 0) return;
+    await trx
+      .insertInto('backup_copy_disks')
+      .values(
+        disks.map(({ target, file, storedBytes }) => ({
+          ...of,
+          target,
+          file,
+          stored_bytes: storedBytes,
+          copied_at: copiedAt,
+          verified_at: null,
+          damage: null,
+        })),
+      )
+      .execute();
   }
 
   return {
@@ -79,7 +109,7 @@ export const copyQueries = (database: Database): CopyQueries => {
 
     async complete(backupId, repository, operationId, { state, type, parentId, disks, copiedAt }) {
       await oneAtATime(database, 'backups', async (trx) => {
-        await trx
+        const completed = await trx
           .updateTable('backup_copies')
           .set({
             state,
@@ -94,7 +124,9 @@ export const copyQueries = (database: Database): CopyQueries => {
           .where('backup_id', '=', backupId)
           .where('repository', '=', repository)
           .where('operation_id', '=', operationId)
+          .returning('backup_id')
           .execute();
+        if (completed.length > 0) await putFiles(trx, { backupId, repository }, { disks, copiedAt });
       });
     },
 
@@ -132,16 +164,20 @@ export const copyQueries = (database: Database): CopyQueries => {
         ...NO_FAILURE,
         ...NOBODY,
       };
-      await db
-        .insertInto('backup_copies')
-        .values({ backup_id: backupId, repository, ...found })
-        .onConflict((conflict) =>
-          conflict
-            .columns(['backup_id', 'repository'])
-            .doUpdateSet(found)
-            .where('backup_copies.operation_id', 'is', null),
-        )
-        .execute();
+      await oneAtATime(database, 'backups', async (trx) => {
+        const noted = await trx
+          .insertInto('backup_copies')
+          .values({ backup_id: backupId, repository, ...found })
+          .onConflict((conflict) =>
+            conflict
+              .columns(['backup_id', 'repository'])
+              .doUpdateSet(found)
+              .where('backup_copies.operation_id', 'is', null),
+          )
+          .returning('backup_id')
+          .execute();
+        if (noted.length > 0) await putFiles(trx, { backupId, repository }, { disks, copiedAt });
+      });
     },
 
     async setState(backupId, repository, state, expected) {
@@ -160,17 +196,6 @@ export const copyQueries = (database: Database): CopyQueries => {
         await db
           .updateTable('backup_copies')
           .set({ damage })
-          .where('repository', '=', repository)
-          .where('backup_id', 'in', some)
-          .execute();
-      }
-    },
-
-    async setVerified(repository, ids, verifiedAt) {
-      for (const some of batches(ids, 1_000)) {
-        await db
-          .updateTable('backup_copies')
-          .set({ verified_at: verifiedAt })
           .where('repository', '=', repository)
           .where('backup_id', 'in', some)
           .execute();

@@ -30,6 +30,7 @@ export interface Tables {
   backups: BackupTable;
   backup_disks: BackupDiskTable;
   backup_copies: BackupCopyTable;
+  backup_copy_disks: BackupCopyDiskTable;
   checkpoints: CheckpointTable;
   deltas: DeltaTable;
   admissions: AdmissionTable;
@@ -217,6 +218,19 @@ export interface BackupCopyTable {
   operation_id: string | null;
   workflow_id: string | null;
   run_id: string | null;
+}
+
+/** The stored files of a copy; all else of them is in `backup_copies.disks`. */
+export interface BackupCopyDiskTable {
+  backup_id: string;
+  repository: string;
+  target: string;
+  file: string;
+  stored_bytes: number;
+  copied_at: string;
+  /** When its bytes were last compared with their hashes. */
+  verified_at: string | null;
+  damage: string | null;
 }
 
 export interface CheckpointTable {

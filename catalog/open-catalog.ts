@@ -29,6 +29,7 @@ import { settingsOfRepositories } from './migrations/0011-settings-of-repositori
 import { verifiedFiles } from './migrations/0012-verified-files.ts';
 import { copiesOfBackups } from './migrations/0013-copies-of-backups.ts';
 import { installationId } from './migrations/0014-installation.ts';
+import { filesOfCopies } from './migrations/0015-files-of-copies.ts';
 import { consolidations } from './migrations/0008-consolidations.ts';
 import { offeringQueries } from './offerings.ts';
 import { proofQueries } from './proofs.ts';
@@ -158,6 +159,7 @@ async function migrate({ db, engine }: Database): Promise<void> {
     '0011-settings-of-repositories': settingsOfRepositories(engine),
     '0013-copies-of-backups': copiesOfBackups(engine),
     '0014-installation': installationId(engine),
+    '0015-files-of-copies': filesOfCopies(engine),
     '0008-consolidations': consolidations(engine),
     '0012-verified-files': verifiedFiles(engine),
   };

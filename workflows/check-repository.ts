@@ -83,7 +83,7 @@ async function onceMore(
   try {
     await admitted(await control.admissionToCheck(operationId, file, thisRun()), view);
     view.step(`looking once more at ${file.file}`);
-    const still = await control.stillStored(file);
+    const still = await control.stillStored(file, plan.repository.name);
     if (!still) return [];
     const checked = await hostChecks(host, heartbeatSeconds).verifyStored(plan, [file], 0);
     await control.noteChecked(plan, checked);

@@ -1,3 +1,4 @@
+import type { BackupRecord } from '../../catalog/contract.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { AdmissionRequest } from '../../schemas/catalog.ts';
 import type {
@@ -11,6 +12,7 @@ import type {
 import type { CheckRepositoryRequest } from '../../schemas/requests.ts';
 import type { Schedule } from '../../schemas/schedule.ts';
 import type { BackupState } from '../../schemas/states.ts';
+import { copiesAsBackups } from './copies-as-backups.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { damageText } from '../../operations/damage-text.ts';
 import { marksOf } from './mark-damage.ts';
@@ -23,38 +25,50 @@ const BATCH_FILES = 64;
 const SLOW_BATCH_SECONDS = 30;
 
 export const createCheck = ({ catalog, heartbeatSeconds }: ControlDependencies) => {
-  const recordsOf = async (repository: string, vmUuid: string) =>
-    (await catalog.backups.records({ vms: [vmUuid], repository, states: HAVE_FILES })).filter(
-      ({ backup }) => backup.instant !== null,
+  /** The VM's backups that have files in the repository: originals, and copies of others. */
+  async function recordsOf(
+    repository: string,
+    vmUuid: string,
+  ): Promise<{ records: BackupRecord[]; copied: ReadonlySet<string> }> {
+    const originals = await catalog.backups.records({ vms: [vmUuid], repository, states: HAVE_FILES });
+    const copies = (await copiesAsBackups(catalog, vmUuid, repository)).filter(({ backup }) =>
+      HAVE_FILES.includes(backup.state),
     );
+    return {
+      records: [...originals.filter(({ backup }) => backup.instant !== null), ...copies],
+      copied: new Set(copies.map(({ backup }) => backup.id)),
+    };
+  }
 
   /** Marks what is built on damaged files of a VM, and takes marks away that hold no more. */
   async function settle(repository: string, vmUuid: string, since: string): Promise<{ healed: string[] }> {
-    const records = await recordsOf(repository, vmUuid);
+    const { records, copied } = await recordsOf(repository, vmUuid);
     const ids = records.map(({ backup }) => backup.id);
-    const verified = await catalog.checks.verifiedFiles(ids, since);
-    const { set, heal } = marksOf(records, await catalog.checks.damagedFiles(ids), verified);
+    const nameOf = (id: string): string => (copied.has(id) ? `copy in ${repository} of backup ${id}` : `backup ${id}`);
+    const verified = await catalog.checks.verifiedFiles(repository, ids, since);
+    const { set, heal } = marksOf(records, await catalog.checks.damagedFiles(repository, ids), verified);
     for (const { id, damage } of set) {
       const before = records.find(({ backup }) => backup.id === id);
-      await catalog.validations.setDamage([id], damage);
+      if (copied.has(id)) await catalog.copies.setDamage(repository, [id], damage);
+      else await catalog.validations.setDamage([id], damage);
       if (before?.damage != null) continue; // it is known to be damaged
       await catalog.events.record({
         at: new Date().toISOString(),
-        kind: 'backup-damaged',
+        kind: copied.has(id) ? 'copy-damaged' : 'backup-damaged',
         vmUuid,
         backupId: id,
-        message: `backup ${id} of VM ${before?.backup.vm.name ?? vmUuid} cannot be relied on: ${damageText(damage)}`,
+        message: `${nameOf(id)} of VM ${before?.backup.vm.name ?? vmUuid} cannot be relied on: ${damageText(damage)}`,
       });
     }
-    await catalog.checks.heal(heal);
+    await catalog.checks.heal(repository, heal);
     for (const id of heal) {
       const name = records.find(({ backup }) => backup.id === id)?.backup.vm.name ?? vmUuid;
       await catalog.events.record({
         at: new Date().toISOString(),
-        kind: 'backup-healed',
+        kind: copied.has(id) ? 'copy-healed' : 'backup-healed',
         vmUuid,
         backupId: id,
-        message: `backup ${id} of VM ${name} can be relied on again: its stored bytes are right`,
+        message: `${nameOf(id)} of VM ${name} can be relied on again: its stored bytes are right`,
       });
     }
     return { healed: heal };
@@ -133,8 +147,13 @@ export const createCheck = ({ catalog, heartbeatSeconds }: ControlDependencies) 
     },
 
     /** It was neither deleted nor swapped since it was chosen. */
-    async stillStored({ backupId, file }: FileToCheck): Promise<boolean> {
+    async stillStored({ backupId, file }: FileToCheck, repository?: string): Promise<boolean> {
       const record = await catalog.backups.find(backupId);
+      if (repository !== undefined && record?.backup.repository !== repository) {
+        const copy = await catalog.copies.find(backupId, repository);
+        const isThere = copy?.state === 'Copied' || copy?.state === 'Removed';
+        return isThere && copy.disks.some((disk) => disk.file === file);
+      }
       return (
         record !== undefined &&
         HAVE_FILES.includes(record.backup.state) &&
@@ -146,6 +165,7 @@ export const createCheck = ({ catalog, heartbeatSeconds }: ControlDependencies) 
     async noteChecked({ repository, startedAt }: CheckPlan, checked: CheckedFile[]): Promise<void> {
       const known = checked.filter(({ outcome }) => outcome !== 'gone');
       await catalog.checks.note(
+        repository.name,
         known.map(({ file: { backupId, target, file }, message }) => ({
           backupId,
           target,
@@ -190,8 +210,11 @@ export const createCheck = ({ catalog, heartbeatSeconds }: ControlDependencies) 
 
   /** By UUID or name, of VMs that have backups there: a VM that is on no host any more is one too. */
   async function vmOf(vm: string, repository: string): Promise<string> {
-    const records = await catalog.backups.list({ vm, repository, all: true });
-    const [uuid, ...others] = new Set(records.map((backup) => backup.vm.uuid));
+    const backups = await catalog.backups.list({ vm, all: true });
+    const copied = await catalog.copies.list({ repository, backupIds: backups.map(({ id }) => id) });
+    const copies = new Set(copied.map(({ backupId }) => backupId));
+    const there = backups.filter((backup) => backup.repository === repository || copies.has(backup.id));
+    const [uuid, ...others] = new Set(there.map((backup) => backup.vm.uuid));
     if (uuid === undefined) {
       throw new HoldfastError('VmNotFound', `vm: ${vm} has no backup in repository ${repository}`);
     }

@@ -17,7 +17,7 @@ export async function requireUndamaged(
   const { id, vm, repository } = record.backup;
   const ancestry = new Map((await catalog.backups.ancestry(id)).map((each) => [each.backup.id, each]));
   const needed = neededFiles(record, ancestry, targets ?? undefined);
-  const damaged = await catalog.checks.damagedFiles([...ancestry.keys()]);
+  const damaged = await catalog.checks.damagedFiles(record.backup.repository, [...ancestry.keys()]);
   const bad = needed.find(({ file }) => damaged.has(file));
   if (bad === undefined) return;
   const owner = bad.backupId === id ? '' : `it is built on backup ${bad.backupId}, of which `;

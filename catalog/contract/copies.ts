@@ -53,7 +53,6 @@ export interface CopyQueries {
   setState(backupId: string, repository: string, state: CopyState, expected?: CopyState[]): Promise<boolean>;
   /** Says why copies cannot be relied on; null takes it back. */
   setDamage(repository: string, backupIds: string[], damage: string | null): Promise<void>;
-  setVerified(repository: string, backupIds: string[], verifiedAt: string): Promise<void>;
   /** Copies that are noted as being written. */
   running(): Promise<({ backupId: string; repository: string; vmName: string } & CopyingRun)[]>;
 }

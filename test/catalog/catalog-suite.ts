@@ -3,6 +3,7 @@ import { admissionsSuite } from './admissions-suite.ts';
 import { backupsSuite } from './backups-suite.ts';
 import { chainsSuite } from './chains-suite.ts';
 import { consolidationsSuite } from './consolidations-suite.ts';
+import { copiesSuite } from './copies-suite.ts';
 import { installationSuite } from './installation-suite.ts';
 import { processesSuite } from './processes-suite.ts';
 import { rescanSuite } from './rescan-suite.ts';
@@ -21,6 +22,7 @@ export function catalogSuite(newUrl: () => Promise<string>): void {
   chainsSuite(openNew);
   validationsSuite(openNew);
   consolidationsSuite(openNew);
+  copiesSuite(openNew);
   admissionsSuite(openNew);
   transactionsSuite(newUrl);
   processesSuite(newUrl);

@@ -165,7 +165,7 @@ export function rescanSuite(openNew: () => Promise<Catalog>): void {
       const [first] = await catalog.checks.files(filter, { after: null, limit: 1 });
       expect(names([first!], ids)).toEqual([0]);
       expect(names(await catalog.checks.files(filter, { after: first!, limit: 9 }), ids)).toEqual([1, 2]);
-      await catalog.checks.note([{ ...first!, damage: null }], '2026-12-01T00:00:00.000Z');
+      await catalog.checks.note('main', [{ ...first!, damage: null }], '2026-12-01T00:00:00.000Z');
       expect(names(await catalog.checks.files(filter, { after: null, limit: 9 }), ids)).toEqual([1, 2, 0]);
       const old = { ...filter, before: '2026-12-01T00:00:00.000Z' };
       expect(names(await catalog.checks.files(old, { after: null, limit: 9 }), ids)).toEqual([1, 2]);
@@ -178,13 +178,13 @@ export function rescanSuite(openNew: () => Promise<Catalog>): void {
       await using catalog = await openNew();
       const ids = await takeChain(catalog, 1);
       const [file] = await catalog.checks.files(filter, { after: null, limit: 1 });
-      await catalog.checks.note([{ ...file!, damage: 'altered' }], NOW);
-      await catalog.checks.note([{ ...file!, file: 'another', damage: null }], NOW);
-      expect(await catalog.checks.damagedFiles(ids)).toEqual(new Map([[file!.file, 'altered']]));
-      expect(await catalog.checks.verifiedFiles(ids, T0)).toEqual(new Set());
-      await catalog.checks.note([{ ...file!, damage: null }], NOW);
-      expect(await catalog.checks.damagedFiles(ids)).toEqual(new Map());
-      expect(await catalog.checks.verifiedFiles(ids, T0)).toEqual(new Set([file!.file]));
+      await catalog.checks.note('main', [{ ...file!, damage: 'altered' }], NOW);
+      await catalog.checks.note('main', [{ ...file!, file: 'another', damage: null }], NOW);
+      expect(await catalog.checks.damagedFiles('main', ids)).toEqual(new Map([[file!.file, 'altered']]));
+      expect(await catalog.checks.verifiedFiles('main', ids, T0)).toEqual(new Set());
+      await catalog.checks.note('main', [{ ...file!, damage: null }], NOW);
+      expect(await catalog.checks.damagedFiles('main', ids)).toEqual(new Map());
+      expect(await catalog.checks.verifiedFiles('main', ids, T0)).toEqual(new Set([file!.file]));
       expect(await catalog.checks.unverifiedSince('main', null)).toBe(NOW);
     });
 
@@ -194,7 +194,7 @@ export function rescanSuite(openNew: () => Promise<Catalog>): void {
       await catalog.validations.setDamage(ids, 'altered');
       expect(await catalog.checks.marked('main')).toMatchObject([{ id: ids[0] }]);
       await catalog.backups.setState(ids[0]!, 'Error');
-      await catalog.checks.heal(ids);
+      await catalog.checks.heal('main', ids);
       expect(await catalog.backups.find(ids[0]!)).toMatchObject({ backup: { state: 'Error' }, damage: null });
       expect(await catalog.checks.marked('main')).toEqual([]);
     });
