@@ -1,11 +1,11 @@
 import type { RestoredVm } from '../../schemas/backup.ts';
 import type { AdmissionRequest, VmRecord } from '../../schemas/catalog.ts';
+import { restorableFrom } from '../../operations/restore-sources.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { RestoreDiskRequest } from '../../schemas/requests.ts';
 import type { DiskRestorePlan } from '../../schemas/restore-plan.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { requireUndamaged, restoreAdmission } from './restorable.ts';
-import { restorableFrom } from './restore-sources.ts';
 import { leftBy, RESTORE_TIME_LIMIT_SECONDS } from './restore.ts';
 
 export const createDiskRestore = ({ catalog, heartbeatSeconds }: ControlDependencies) => ({

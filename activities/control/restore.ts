@@ -1,13 +1,13 @@
 import type { RestoredVm } from '../../schemas/backup.ts';
 import type { AdmissionRequest, VmRecord } from '../../schemas/catalog.ts';
 import type { Delta } from '../../schemas/delta.ts';
+import { restorableFrom } from '../../operations/restore-sources.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { RestoreVmRequest } from '../../schemas/requests.ts';
 import { takesIdentity, type RestorePlan } from '../../schemas/restore-plan.ts';
 import { requireQuickRestoreAllowed } from './consolidate.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { requireUndamaged, restoreAdmission } from './restorable.ts';
-import { restorableFrom } from './restore-sources.ts';
 
 export const RESTORE_TIME_LIMIT_SECONDS = 43_200;
 

@@ -8,7 +8,7 @@ import { isText } from '../../files/shown-name.ts';
 import { parseStoredId, parseTarget } from '../backup-id.ts';
 import { actionOrFrom, latestOfOption, withFromOptions, type FromFlags } from '../from-repository.ts';
 import { sizeText, table, type Output } from '../output.ts';
-import { readableOfCatalog, readableOfPlace, type ReadableBackup } from '../readable-backup.ts';
+import { readableOfCatalog, readableOfPlace, readFromOption, type ReadableBackup } from '../readable-backup.ts';
 import { stopSignal } from '../stop-signal.ts';
 import { WrongUsage } from '../wrong-usage.ts';
 
@@ -16,6 +16,7 @@ type What = 'ls' | 'get' | 'filesystems';
 
 interface FilesFlags extends FromFlags {
   vm?: string;
+  repo?: string;
   disk?: string;
   filesystem?: string;
   long?: boolean;
@@ -41,6 +42,7 @@ export function addFilesCommand(backup: Command): void {
     .option('--force', 'get: write over a file that is there');
   withFromOptions(files)
     .addOption(latestOfOption())
+    .addOption(readFromOption())
     .addHelpText(
       'after',
       `
@@ -56,7 +58,7 @@ Examples:
     .action(
       actionOrFrom(
         async (context, id: string, what: What, path: string | undefined, flags: FilesFlags) =>
-          read(() => readableOfCatalog(context, id), what, path, flags),
+          read(() => readableOfCatalog(context, id, flags.repo), what, path, flags),
         async (from, id, what, path, flags) => read(() => readableOfPlace(from, id, flags), what, path, flags),
       ),
     );

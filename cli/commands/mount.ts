@@ -6,11 +6,12 @@ import { join, resolve } from 'node:path';
 import { parseStoredId } from '../backup-id.ts';
 import { actionOrFrom, latestOfOption, withFromOptions, type FromFlags } from '../from-repository.ts';
 import { sizeText } from '../output.ts';
-import { readableOfCatalog, readableOfPlace, type ReadableBackup } from '../readable-backup.ts';
+import { readableOfCatalog, readableOfPlace, readFromOption, type ReadableBackup } from '../readable-backup.ts';
 import { stopSignal } from '../stop-signal.ts';
 
 interface MountFlags extends FromFlags {
   vm?: string;
+  repo?: string;
   socketDir?: string;
 }
 
@@ -26,6 +27,7 @@ export function addMountCommand(backup: Command): void {
     );
   withFromOptions(mount)
     .addOption(latestOfOption())
+    .addOption(readFromOption())
     .addHelpText(
       'after',
       `
@@ -39,7 +41,8 @@ Examples:
     )
     .action(
       actionOrFrom(
-        async (context, id: string, flags: MountFlags) => serve(await readableOfCatalog(context, id), flags),
+        async (context, id: string, flags: MountFlags) =>
+          serve(await readableOfCatalog(context, id, flags.repo), flags),
         async (from, id, flags) => serve(await readableOfPlace(from, id, flags), flags),
       ),
     );

@@ -2,6 +2,7 @@ import { readdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Backup } from '../../schemas/backup.ts';
+import type { CheckedRepository } from '../../schemas/check.ts';
 import type { BackupCopy, CopiedVm } from '../../schemas/copy.ts';
 import { CONTROL_QUEUE } from '../../schemas/queues.ts';
 import { expectVmClean } from '../support/clean-vm.ts';
@@ -221,6 +222,36 @@ describe('copies in a second repository', () => {
       } finally {
         await writeFile(path, content);
       }
+    });
+
+    it('finds what was altered in the second repository, marks the copies built on it, and heals them', async () => {
+      const path = join(offSite, taken[1]!.backup.disks[0]!.file);
+      const content = await readFile(path);
+      const altered = Buffer.from(content);
+      altered[altered.length >> 1]! ^= 0xff;
+      await writeFile(path, altered);
+      const check = async () => {
+        const { exitCode, stdout } = await bed.holdfast.cli('repo', 'check', 'off-site', '--vm', 'copied', '--json');
+        return { exitCode, ...(JSON.parse(stdout) as CheckedRepository) };
+      };
+      const marks = async () =>
+        await Promise.all(
+          taken.map(async ({ backup }) => {
+            const [of] = (await shown(backup.id)).copies ?? [];
+            return [of?.damage?.startsWith('bytes: ') ?? false, of?.verifiedAt !== null];
+          }),
+        );
+      expect(await check()).toMatchObject({ exitCode: 1, files: 3, damagedFiles: 1 });
+      expect(await marks()).toEqual([
+        [false, true],
+        [true, true],
+        [true, true],
+      ]);
+      await writeFile(path, content);
+      const ids = taken.slice(1).map(({ backup }) => backup.id);
+      const { exitCode, damagedFiles, healed } = await check();
+      expect([exitCode, damagedFiles, healed.toSorted()]).toEqual([0, 0, ids.toSorted()]);
+      expect((await marks()).map(([damaged]) => damaged)).toEqual([false, false, false]);
     });
 
     it('keeps, lists and restores copies whose originals are deleted, and deletes copies by the same rules', async () => {

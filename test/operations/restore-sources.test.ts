@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { restoreSources } from '../../activities/control/restore-sources.ts';
+import { restoreSources } from '../../operations/restore-sources.ts';
 import type { BackupState } from '../../schemas/states.ts';
-import { backupRecord, copyRecord } from './backup-records.ts';
+import { backupRecord, copyRecord } from '../activities/backup-records.ts';
 
 const original = (state: BackupState = 'BackedUp', damage: string | null = null) => ({
   ...backupRecord('a', { state }),

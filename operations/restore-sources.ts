@@ -1,7 +1,7 @@
-import type { BackupRecord, Catalog, CopyRecord } from '../../catalog/contract.ts';
-import type { BackupState } from '../../schemas/states.ts';
-import { HoldfastError } from '../../schemas/failures.ts';
-import type { RepositoryRecord } from '../../schemas/repository.ts';
+import type { BackupRecord, Catalog, CopyRecord } from '../catalog/contract.ts';
+import type { BackupState } from '../schemas/states.ts';
+import { HoldfastError } from '../schemas/failures.ts';
+import type { RepositoryRecord } from '../schemas/repository.ts';
 
 const HAS_FILES: BackupState[] = ['BackedUp', 'Restoring', 'Removed'];
 
