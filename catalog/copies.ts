@@ -15,8 +15,8 @@ const NO_FAILURE = { failure_type: null, failure_message: null };
 export const copyQueries = (database: Database): CopyQueries => {
   const { db } = database;
 
-  async function selectRows({ vm, repository, backupIds, states }: CopyFilter): Promise<CopyRecord[]> {
-    if (states?.length === 0) return []; // `in ()` is no SQL
+  async function selectRows({ vm, vms, repository, backupIds, states }: CopyFilter): Promise<CopyRecord[]> {
+    if (states?.length === 0 || vms?.length === 0) return []; // `in ()` is no SQL
     const found: CopyRecord[] = [];
     for (const ids of backupIds === undefined ? [undefined] : batches(backupIds, 1_000)) {
       let query = db
@@ -28,6 +28,7 @@ export const copyQueries = (database: Database): CopyQueries => {
         .orderBy('backups.id', 'desc')
         .orderBy('backup_copies.repository');
       if (vm !== undefined) query = query.where('backups.vm_uuid', '=', vm);
+      if (vms !== undefined) query = query.where('backups.vm_uuid', 'in', vms);
       if (repository !== undefined) query = query.where('backup_copies.repository', '=', repository);
       if (ids !== undefined) query = query.where('backup_copies.backup_id', 'in', ids);
       if (states !== undefined) query = query.where('backup_copies.state', 'in', states);
@@ -67,6 +68,19 @@ export const copyQueries = (database: Database): CopyQueries => {
 
   return {
     list: async (filter = {}) => await selectRows(filter),
+
+    async vmsIn(repository) {
+      const rows = await db
+        .selectFrom('backup_copies')
+        .innerJoin('backups', 'backups.id', 'backup_copies.backup_id')
+        .select('backups.vm_uuid')
+        .distinct()
+        .where('backup_copies.repository', '=', repository)
+        .where('backup_copies.state', 'in', THERE)
+        .orderBy('backups.vm_uuid')
+        .execute();
+      return rows.map(({ vm_uuid }) => vm_uuid);
+    },
 
     async find(backupId, repository) {
       return (await selectRows({ backupIds: [backupId], repository }))[0];

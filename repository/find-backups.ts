@@ -103,6 +103,7 @@ const foundBackupOf = (manifest: Manifest): Omit<FoundBackup, 'problems'> => ({
   durationMs: manifest.durationMs,
   hasCheckpoint: manifest.checkpointXml !== null,
   disks: manifest.disks.map((disk) => backupDiskRecord.parse(disk)),
+  ...(manifest.copiedFrom === undefined ? {} : { copiedFrom: manifest.copiedFrom }),
 });
 
 function problemsOf({ disks }: Pick<FoundBackup, 'disks'>, sizes: ReadonlyMap<string, number>): FileProblem[] {

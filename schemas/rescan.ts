@@ -32,6 +32,8 @@ export const foundBackup = z.object({
   /** A checkpoint of its instant was put on the VM; the next backup finds out whether it still is. */
   hasCheckpoint: z.boolean(),
   disks: z.array(backupDiskRecord),
+  /** Of a copy: from where, and when. */
+  copiedFrom: z.object({ repositoryId: uuid, copiedAt: z.iso.datetime() }).optional(),
   problems: z.array(fileProblem),
 });
 export type FoundBackup = z.infer<typeof foundBackup>;

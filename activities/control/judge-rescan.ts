@@ -34,11 +34,13 @@ interface Cause {
 const LIVING: BackupState[] = ['BackedUp', 'Restoring'];
 /** Of a backup that is being taken, or did not come about, the repository has nothing yet, or nothing any more. */
 const NEVER_STORED: BackupState[] = ['Queued', 'BackingUp', 'Failed', 'Expunged'];
+/** Why a chain is over of which only copies were found: it goes on where its own backups are found too. */
+export const COPIES_ALONE = 'copies-alone';
 /** As many as ever stay on a VM; which of them live is asked of the VM when the next backup is planned. */
 const MOST_CHECKPOINTS = 16;
 /** Marks of this kind are taken back when the files are found whole again; see `damageOf`. */
-const MARK = 'files: ';
-const isMarked = (damage: string | null): boolean => damage?.startsWith(MARK) === true;
+export const MARK = 'files: ';
+export const isMarked = (damage: string | null): boolean => damage?.startsWith(MARK) === true;
 
 /**
  * What a catalog makes of the manifests of one VM. The repository decides what is stored, the catalog what people have said
@@ -242,9 +244,13 @@ function stubOf(id: string, found: FoundVm, child: FoundBackup | undefined, caus
   };
 }
 
-function rescannedBackup(found: FoundBackup, record: BackupRecord | undefined, cause: Cause | null): RescannedBackup {
+export function rescannedBackup(
+  found: FoundBackup,
+  record: BackupRecord | undefined,
+  cause: Cause | null,
+): RescannedBackup {
   const known = record === undefined ? undefined : asKnown(record);
-  const { problems: _, hasCheckpoint: __, compression: codec, ...stored } = found;
+  const { problems: _, hasCheckpoint: __, copiedFrom: ___, compression: codec, ...stored } = found;
   // What was taken over without its names gets them when they can be opened.
   const named = known === undefined || known.vmName === record?.backup.vm.uuid ? stored : known;
   return {
@@ -354,7 +360,9 @@ function chainsOf(
     .filter(({ state, instant }) => LIVING.includes(state) && instant !== null)
     .toSorted((a, b) => ((a.instant ?? '') < (b.instant ?? '') ? 1 : -1));
   const [last] = living;
-  const knownChains = new Map(known.chains.map((chain) => [chain.id, chain]));
+  const knownChains = new Map(
+    known.chains.filter(({ endedReason }) => endedReason !== COPIES_ALONE).map((chain) => [chain.id, chain]),
+  );
   return [...Map.groupBy(inChains, ({ chainId }) => chainId ?? '')].map(([id, of]) => {
     const before = knownChains.get(id);
     const newest = living.find(({ chainId }) => chainId === id)?.id ?? null;
@@ -393,7 +401,7 @@ function checkpointsOf(
 }
 
 /** Each after the one it is built on; a circle, which no version of ours writes, is cut. */
-function parentsFirst(backups: readonly FoundBackup[]): FoundBackup[] {
+export function parentsFirst(backups: readonly FoundBackup[]): FoundBackup[] {
   const byId = new Map(backups.map((backup) => [backup.id, backup]));
   const ordered = new Set<FoundBackup>();
   for (const backup of backups) {

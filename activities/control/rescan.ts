@@ -13,6 +13,7 @@ import {
 } from '../../schemas/rescan.ts';
 import { unpack } from '../packed.ts';
 import type { ControlDependencies } from './dependencies.ts';
+import { judgeCopies, partCopies, type JudgedCopies } from './judge-copies.ts';
 import { judgeRescan } from './judge-rescan.ts';
 import { repositoryHosts } from './repository-hosts.ts';
 
@@ -28,6 +29,18 @@ export const createRescan = ({ catalog, runs }: ControlDependencies) => {
   async function release(claimant: Claimant): Promise<void> {
     for (const granted of await catalog.claims.release(claimant)) {
       await runs.signalGranted(granted.workflowId, granted.runId);
+    }
+  }
+
+  /** Takes over what was found of copies. Again: no change. */
+  async function applyCopies(repository: string, { notes, damage, lost }: JudgedCopies): Promise<void> {
+    for (const note of notes) await catalog.copies.note({ ...note, repository });
+    for (const [mark, of] of Map.groupBy(damage, (one) => one.damage)) {
+      const ids = of.map(({ id }) => id);
+      await catalog.copies.setDamage(repository, ids, mark);
+    }
+    for (const { id, wasListed } of lost) {
+      await catalog.copies.setState(id, repository, wasListed ? 'CopyError' : 'Expunged', ['Copied', 'Removed']);
     }
   }
 
@@ -49,8 +62,12 @@ export const createRescan = ({ catalog, runs }: ControlDependencies) => {
         const page = await catalog.backups.vmsIn(repository, { after: last, limit: 1000 });
         others.push(...page.filter((uuid) => !known.has(uuid) && (upTo === null || uuid <= upTo)));
         last = page.at(-1) ?? null;
-        if (last === null || (upTo !== null && last > upTo)) return others;
+        if (last === null || (upTo !== null && last > upTo)) break;
       }
+      const listed = new Set([...seen, ...others]);
+      const isNext = (uuid: string): boolean => (after === null || uuid > after) && (upTo === null || uuid <= upTo);
+      const ofCopies = await catalog.copies.vmsIn(repository);
+      return [...others, ...ofCopies.filter((uuid) => isNext(uuid) && !listed.has(uuid))];
     },
 
     /** Admits the run to these VMs, without waiting. Gives those that an operation is at work on. */
@@ -86,8 +103,15 @@ export const createRescan = ({ catalog, runs }: ControlDependencies) => {
       const found = joined(parts.flatMap((part) => unpack(part, z.array(foundVm))));
       const records = await catalog.backups.records({ vms: vmUuids, repository, all: true });
       const chains = await catalog.rescans.chains(repository, vmUuids);
-      const ids = [...found.values()].flatMap(({ backups }) => backups.map(({ id }) => id));
-      const elsewhere = await catalog.rescans.elsewhere(repository, ids);
+      const stored = [...found.values()].flatMap(({ backups, unreadable }) => [
+        ...backups.map(({ id }) => id),
+        ...unreadable.map(({ backupId }) => backupId),
+      ]);
+      const elsewhere = await catalog.rescans.elsewhere(repository, stored);
+      const copiesOf = Map.groupBy(await catalog.copies.list({ vms: vmUuids, repository }), ({ vmUuid }) => vmUuid);
+      const repositories = new Map(
+        (await catalog.repositories.list()).flatMap(({ id, name }) => (name === repository ? [] : [[id, name]])),
+      );
       const recordsOf = Map.groupBy(records, ({ backup }) => backup.vm.uuid);
       const known = new Set(records.map(({ backup }) => backup.id));
       const judged = await Promise.all(
@@ -95,16 +119,19 @@ export const createRescan = ({ catalog, runs }: ControlDependencies) => {
           const nothing: FoundVm = { uuid, backups: [], unreadable: [], sealed: [], surplus: [] };
           const ofVm = recordsOf.get(uuid) ?? [];
           const checkpoints = ofVm.length === 0 ? [] : await catalog.checkpoints.list(uuid);
+          const knownCopies = { copies: copiesOf.get(uuid) ?? [], elsewhere, own: known, repositories };
+          const { own, copied } = partCopies(found.get(uuid) ?? nothing, knownCopies);
           const before = { records: ofVm, chains: chains.get(uuid) ?? [], checkpoints, elsewhere };
-          return judgeRescan(found.get(uuid) ?? nothing, before, repository);
+          return { own: judgeRescan(own, before, repository), copied: judgeCopies(copied, knownCopies) };
         }),
       );
-      const findings = judged.flatMap((one) => one.findings);
+      const findings = judged.flatMap(({ own, copied }) => [...own.findings, ...copied.findings]);
       if (!dryRun) {
         await catalog.rescans.apply(
-          judged.map(({ rescanned }) => rescanned),
+          judged.flatMap(({ own, copied }) => [own.rescanned, ...copied.originals]),
           run,
         );
+        for (const { copied } of judged) await applyCopies(repository, copied);
         for (const { sort, vmUuid, backupId, message } of findings) {
           const isNews = backupId !== null && known.has(backupId);
           if (!MARKED.includes(sort) || !isNews) continue;
@@ -122,9 +149,9 @@ export const createRescan = ({ catalog, runs }: ControlDependencies) => {
       return {
         ...summaryOf(findings),
         vms: vmUuids.length,
-        manifests: ids.length,
-        added: judged.reduce((sum, { added }) => sum + added, 0),
-        changed: judged.reduce((sum, { changed }) => sum + changed, 0),
+        manifests: [...found.values()].reduce((sum, { backups }) => sum + backups.length, 0),
+        added: judged.reduce((sum, { own, copied }) => sum + own.added + copied.added, 0),
+        changed: judged.reduce((sum, { own, copied }) => sum + own.changed + copied.changed, 0),
         surplusBytes: [...found.values()]
           .flatMap(({ surplus }) => surplus)
           .reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),

@@ -15,6 +15,8 @@ export interface CopyRecord extends BackupCopy {
 export interface CopyFilter {
   /** UUID. */
   vm?: string;
+  /** UUIDs. */
+  vms?: string[];
   repository?: string;
   backupIds?: string[];
   states?: CopyState[];
@@ -33,6 +35,8 @@ export type CompletedCopy = Pick<CopyRecord, 'state' | 'type' | 'parentId' | 'di
 export interface CopyQueries {
   /** By backup, newest first, then by the repository's name. */
   list(filter?: CopyFilter): Promise<CopyRecord[]>;
+  /** VMs whose backups have copies with files there. */
+  vmsIn(repository: string): Promise<string[]>;
   find(backupId: string, repository: string): Promise<CopyRecord | undefined>;
   /**
    * Notes that the operation copies the backup there, as `Copying`. Again: no change. Gives the operation that does so

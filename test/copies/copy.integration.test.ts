@@ -9,6 +9,7 @@ import { expectVmClean } from '../support/clean-vm.ts';
 import { qemuImgCheck, sha256OfImage } from '../support/disk-content.ts';
 import { newKeyPair } from '../support/encrypted-chain.ts';
 import type { Guest } from '../support/guest.ts';
+import { startInstallation } from '../support/installation.ts';
 import { until } from '../support/processes.ts';
 import { run } from '../support/run.ts';
 import { startS3Server } from '../support/s3-server.ts';
@@ -311,5 +312,43 @@ describe('copies in a second repository', () => {
       );
       expect(await notes()).toEqual([]);
     });
+  });
+
+  it('rebuilds copies in a catalog that is new, whichever repository is looked through first', async () => {
+    const ids: string[] = [];
+    for (const pattern of [0x51, 0x52]) {
+      await vda.write(guest, 0, pattern * 64 * 1024, pattern);
+      ids.push((await bed.take('copied', { repository: 'main', compression: 'none' })).id);
+    }
+    await copy('--all', '--vm', 'copied');
+    await using second = await startInstallation({ host: bed.host, dir: join(bed.dir, 'second') });
+    await second.json('repo', 'add', bed.holdfast.repositoryDir, '--name', 'old', '--take-over');
+    await second.json('repo', 'add', offSite, '--name', 'off-site', '--take-over');
+    const known = async () => {
+      const listed = await second.json<Shown[]>('backup', 'ls', 'copied', '--all');
+      return ids.map((id) => {
+        const { state, repository, copies } = listed.find((one) => one.id === id)!;
+        return [state, repository, copies?.map((one) => [one.repository, one.state, one.damage])];
+      });
+    };
+    const whole = [['off-site', 'Copied', null]];
+    await second.json('repo', 'rescan', 'off-site');
+    expect(await known()).toEqual([
+      ['Expunged', 'old', whole],
+      ['Expunged', 'old', whole],
+    ]);
+    await second.json('repo', 'rescan', 'old');
+    expect(await known()).toEqual([
+      ['BackedUp', 'old', whole],
+      ['BackedUp', 'old', whole],
+    ]);
+    for (const name of ['old', 'off-site']) {
+      expect(await second.json('repo', 'rescan', name)).toMatchObject({ added: 0, changed: 0 });
+    }
+    const { repository, disks } = await second.restore(ids[1]!, '--as', 'from-second', '--repo', 'off-site');
+    await qemuImgCheck(disks[0]!.path);
+    expect([repository, await sha256OfImage(disks[0]!.path, 'qcow2')]).toEqual(['off-site', vda.sha256]);
+    const next = await second.take('copied', '--repo', 'old', '--quiesce', 'none');
+    expect([next.type, next.parentId]).toEqual(['incremental', ids[1]]);
   });
 });
