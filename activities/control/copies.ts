@@ -1,5 +1,5 @@
 import type { BackupRecord, CopyRecord } from '../../catalog/contract.ts';
-import type { AdmissionRequest, Offering } from '../../schemas/catalog.ts';
+import type { AdmissionRequest } from '../../schemas/catalog.ts';
 import {
   decryptionProblem,
   type BackupToCopy,
@@ -13,6 +13,7 @@ import type { ControlDependencies } from './dependencies.ts';
 import { PRESENT } from './delete-backup.ts';
 import { hasFiles, planCopies } from './plan-copies.ts';
 import { repositoryHosts } from './repository-hosts.ts';
+import { admissionToWork, offeringOf, recordOf } from './work-on-backup.ts';
 
 const DEFAULT_TIME_LIMIT_SECONDS = 43_200;
 /** What one history copies; then the rest is planned anew. */
@@ -54,17 +55,6 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
     const found = await catalog.repositories.find(name);
     if (found !== undefined) return found;
     throw new HoldfastError('RepositoryNotFound', `repository: ${name} is not known; see: holdfast repo ls`);
-  }
-
-  async function recordOf(backupId: string): Promise<BackupRecord> {
-    const record = await catalog.backups.find(backupId);
-    if (record !== undefined) return record;
-    throw new HoldfastError('BackupNotFound', `backup ${backupId} is not known; see: holdfast backup ls`);
-  }
-
-  async function offeringOf({ backup, offering }: BackupRecord): Promise<Offering | undefined> {
-    const name = (await catalog.vms.find(backup.vm.uuid))?.offering ?? offering;
-    return name === null ? undefined : await catalog.offerings.find(name);
   }
 
   async function vmNamed(nameOrUuid: string): Promise<{ uuid: string; name: string }> {
@@ -127,7 +117,7 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
       if (from !== undefined) await repositoryNamed(from);
       if (from === to) throw new HoldfastError('InvalidRequest', `from: ${to} is the repository that gets the copies`);
       if ('vm' in what) return await plannedFor(await vmNamed(what.vm), target, { from, decrypt, without });
-      const record = await recordOf(what.backupId);
+      const record = await recordOf(catalog, what.backupId);
       requireCopyable(record, to);
       return await plannedFor(record.backup.vm, target, { only: what.backupId, decrypt, without });
     },
@@ -149,14 +139,14 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
       run: Run,
       decrypt = false,
     ): Promise<PlannedCopy> {
-      const record = await recordOf(backupId);
+      const record = await recordOf(catalog, backupId);
       const { backup } = record;
       requireCopyable(record, to);
       const from = await repositoryNamed(backup.repository);
       const target = await repositoryNamed(to);
       const problem = decryptionProblem(from, target, { decrypt });
       if (problem !== undefined) throw new HoldfastError('EncryptionMismatch', problem);
-      const offering = await offeringOf(record);
+      const offering = await offeringOf(catalog, record);
       return {
         plan: {
           operationId,
@@ -167,17 +157,7 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
           ...(decrypt ? { decrypt } : {}),
           timeLimitSeconds: timeLimitSeconds ?? DEFAULT_TIME_LIMIT_SECONDS,
         },
-        admission: {
-          operationId,
-          operation: 'copyBackup',
-          ...run,
-          vmUuid: null, // its backups go on, and so do restores
-          chain: { id: backup.chainId ?? backup.id, mode: 'shared' },
-          host: null, // jobs have slots of their own
-          repository: to,
-          tenant: offering?.tenant ?? 'default',
-          priority: offering?.priority ?? 3,
-        },
+        admission: admissionToWork(record, offering, { operationId, operation: 'copyBackup', ...run, repository: to }),
         hosts: await repositoryHosts(catalog, [backup.host]),
         heartbeatSeconds,
       };
@@ -189,7 +169,7 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
      * @throws BackupNotCopyable
      */
     async beginCopy({ operationId, backupId, vm, to }: CopyPlan, run: Run): Promise<boolean> {
-      const record = await recordOf(backupId);
+      const record = await recordOf(catalog, backupId);
       requireCopyable(record, to.name);
       const { parentId } = record.backup;
       const parent = parentId === null ? undefined : await catalog.copies.find(parentId, to.name);
@@ -217,7 +197,7 @@ export const createCopies = ({ catalog, runs, heartbeatSeconds }: ControlDepende
     async commitCopy({ operationId, backupId, vm, to }: CopyPlan, copied: CopiedBackup): Promise<void> {
       const { type, parentId, disks, writtenBytes } = copied;
       const copiedAt = new Date().toISOString();
-      const state = (await recordOf(backupId)).backup.state === 'Removed' ? 'Removed' : 'Copied';
+      const state = (await recordOf(catalog, backupId)).backup.state === 'Removed' ? 'Removed' : 'Copied';
       await catalog.copies.complete(backupId, to.name, operationId, { state, type, parentId, disks, copiedAt });
       await catalog.events.record({
         at: copiedAt,

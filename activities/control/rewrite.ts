@@ -1,6 +1,6 @@
 import type { BackupRecord } from '../../catalog/contract.ts';
 import type { Backup } from '../../schemas/backup.ts';
-import { offering as offeringSchema, type AdmissionRequest, type Offering } from '../../schemas/catalog.ts';
+import { offering as offeringSchema, type AdmissionRequest } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import type { CompressBackupRequest } from '../../schemas/requests.ts';
 import type { RewritePlan, SwappedBackup } from '../../schemas/rewrite-plan.ts';
@@ -8,6 +8,7 @@ import type { BackupState, CompressionState } from '../../schemas/states.ts';
 import type { ControlDependencies } from './dependencies.ts';
 import { damageText } from '../../operations/damage-text.ts';
 import { repositoryHosts } from './repository-hosts.ts';
+import { admissionToWork, offeringOf, recordOf, repositoryOf } from './work-on-backup.ts';
 
 const DEFAULT_TIME_LIMIT_SECONDS = offeringSchema.parse({ name: 'none' }).compressionTimeLimitSeconds;
 /** Has files that are worth rewriting; a `Removed` one is kept for its descendants. */
@@ -23,17 +24,6 @@ export interface PlannedRewrite {
 }
 
 export const createRewrite = ({ catalog, runs, heartbeatSeconds }: ControlDependencies) => {
-  async function offeringOf({ backup, offering }: BackupRecord): Promise<Offering | undefined> {
-    const name = (await catalog.vms.find(backup.vm.uuid))?.offering ?? offering;
-    return name === null ? undefined : await catalog.offerings.find(name);
-  }
-
-  async function recordOf(backupId: string): Promise<BackupRecord> {
-    const record = await catalog.backups.find(backupId);
-    if (record !== undefined) return record;
-    throw new HoldfastError('BackupNotFound', `backup ${backupId} is not known; see: holdfast backup ls`);
-  }
-
   function requireFiles({ backup: { id, vm, state }, damage }: BackupRecord): void {
     if (HAS_FILES.includes(state) && damage === null) return;
     const why = HAS_FILES.includes(state)
@@ -52,14 +42,11 @@ export const createRewrite = ({ catalog, runs, heartbeatSeconds }: ControlDepend
       asked: CompressBackupRequest,
       run: { workflowId: string; runId: string },
     ): Promise<PlannedRewrite & { done: Backup | null; storedBytes: number }> {
-      const record = await recordOf(asked.backupId);
+      const record = await recordOf(catalog, asked.backupId);
       const { backup } = record;
       requireFiles(record);
-      const repository = await catalog.repositories.find(backup.repository);
-      if (repository === undefined) {
-        throw new HoldfastError('RepositoryNotFound', `repository ${backup.repository} is not known any more`);
-      }
-      const offering = await offeringOf(record);
+      const repository = await repositoryOf(catalog, record);
+      const offering = await offeringOf(catalog, record);
       return {
         plan: {
           operationId,
@@ -71,17 +58,7 @@ export const createRewrite = ({ catalog, runs, heartbeatSeconds }: ControlDepend
           timeLimitSeconds:
             asked.timeLimitSeconds ?? offering?.compressionTimeLimitSeconds ?? DEFAULT_TIME_LIMIT_SECONDS,
         },
-        admission: {
-          operationId,
-          operation: 'compressBackup',
-          ...run,
-          vmUuid: null, // its backups go on, and so do restores
-          chain: { id: backup.chainId ?? backup.id, mode: 'shared' },
-          host: null, // jobs have slots of their own
-          repository: null,
-          tenant: offering?.tenant ?? 'default',
-          priority: offering?.priority ?? 3,
-        },
+        admission: admissionToWork(record, offering, { operationId, operation: 'compressBackup', ...run }),
         hosts: await repositoryHosts(catalog, [backup.host]),
         heartbeatSeconds,
         done: backup.compression === 'Compressed' ? backup : null,
@@ -94,7 +71,7 @@ export const createRewrite = ({ catalog, runs, heartbeatSeconds }: ControlDepend
       { operationId: id, operation, backupId, vm }: RewritePlan,
       run: { workflowId: string; runId: string },
     ): Promise<void> {
-      requireFiles(await recordOf(backupId));
+      requireFiles(await recordOf(catalog, backupId));
       let holder = await catalog.rewrites.begin(backupId, { id, operation, ...run });
       if (holder !== null && !(await runs.isRunning(holder.workflowId, holder.runId))) {
         await catalog.rewrites.end(backupId, holder.id, null);
@@ -109,14 +86,14 @@ export const createRewrite = ({ catalog, runs, heartbeatSeconds }: ControlDepend
 
     /** The short part begins: from here on the files change. @throws BackupNotCompressible */
     async finalizeRewrite({ backupId, operationId }: RewritePlan): Promise<void> {
-      requireFiles(await recordOf(backupId));
+      requireFiles(await recordOf(catalog, backupId));
       if (await catalog.rewrites.finalize(backupId, operationId)) return;
       throw new HoldfastError('BackupNotCompressible', `backup ${backupId} was taken over by another run`);
     },
 
     /** Takes over what the manifest says of the backup's files. Repeatable. */
     async commitRewrite(plan: RewritePlan, swapped: SwappedBackup, state: CompressionState | null): Promise<Backup> {
-      const before = (await recordOf(plan.backupId)).backup;
+      const before = (await recordOf(catalog, plan.backupId)).backup;
       await catalog.rewrites.complete(plan.backupId, plan.operationId, {
         type: swapped.type,
         parentId: swapped.parentId,
@@ -124,7 +101,7 @@ export const createRewrite = ({ catalog, runs, heartbeatSeconds }: ControlDepend
         compression: state,
         disks: swapped.disks,
       });
-      const { backup } = await recordOf(plan.backupId);
+      const { backup } = await recordOf(catalog, plan.backupId);
       const what = plan.operation === 'compressBackup' ? 'compressed' : 'merged into a full';
       await catalog.events.record({
         at: new Date().toISOString(),
@@ -138,7 +115,7 @@ export const createRewrite = ({ catalog, runs, heartbeatSeconds }: ControlDepend
 
     /** The files stay as they were: they do not get smaller. The backup counts as compressed, so that nobody tries again. */
     async keepFiles({ backupId, operationId }: RewritePlan): Promise<Backup> {
-      const { backup, disks } = await recordOf(backupId);
+      const { backup, disks } = await recordOf(catalog, backupId);
       await catalog.rewrites.complete(backupId, operationId, {
         type: backup.type,
         parentId: backup.parentId,
@@ -146,7 +123,7 @@ export const createRewrite = ({ catalog, runs, heartbeatSeconds }: ControlDepend
         compression: 'Compressed',
         disks,
       });
-      return (await recordOf(backupId)).backup;
+      return (await recordOf(catalog, backupId)).backup;
     },
 
     /** The files stay as they were, because of a failure unless it is null. Repeatable. */

@@ -1,11 +1,12 @@
 import type { BackupRecord } from '../../catalog/contract.ts';
-import type { AdmissionRequest, Offering } from '../../schemas/catalog.ts';
+import type { AdmissionRequest } from '../../schemas/catalog.ts';
 import { HoldfastError } from '../../schemas/failures.ts';
 import { validateBackupRequest, type ValidateBackupRequest } from '../../schemas/requests.ts';
 import type { ValidationStep } from '../../schemas/states.ts';
 import { reasonOf, type HashProblem, type ValidationPlan, type ValidationResult } from '../../schemas/validation.ts';
 import type { Backup } from '../../schemas/backup.ts';
 import type { ControlDependencies } from './dependencies.ts';
+import { admissionToWork, offeringOf, recordOf, repositoryOf } from './work-on-backup.ts';
 
 /** What is done where no offering says more. */
 const DEFAULT_STEPS: ValidationStep[] = ['hash', 'boot', 'screenshot'];
@@ -21,12 +22,6 @@ export interface ResolvedValidation {
 }
 
 export const createValidation = ({ catalog, runs, heartbeatSeconds }: ControlDependencies) => {
-  /** What protects the VM now; what did when the backup was taken if nothing does any more. */
-  async function offeringOf({ backup, offering }: BackupRecord): Promise<Offering | undefined> {
-    const name = (await catalog.vms.find(backup.vm.uuid))?.offering ?? offering;
-    return name === null ? undefined : await catalog.offerings.find(name);
-  }
-
   async function descendantsOf(id: string): Promise<string[]> {
     const children = await catalog.backups.children(id);
     const below = await Promise.all(children.map(({ backup }) => descendantsOf(backup.id)));
@@ -75,10 +70,7 @@ export const createValidation = ({ catalog, runs, heartbeatSeconds }: ControlDep
       run: { workflowId: string; runId: string },
     ): Promise<ResolvedValidation> {
       const { backupId, steps, command, host } = validateBackupRequest.parse(asked);
-      const record = await catalog.backups.find(backupId);
-      if (record === undefined) {
-        throw new HoldfastError('BackupNotFound', `backup ${backupId} is not known; see: holdfast backup ls`);
-      }
+      const record = await recordOf(catalog, backupId);
       const { backup } = record;
       if (backup.state !== 'BackedUp' && backup.state !== 'Restoring') {
         throw new HoldfastError(
@@ -86,11 +78,8 @@ export const createValidation = ({ catalog, runs, heartbeatSeconds }: ControlDep
           `backup ${backupId} is ${backup.state}: there is nothing to validate`,
         );
       }
-      const repository = await catalog.repositories.find(backup.repository);
-      if (repository === undefined) {
-        throw new HoldfastError('RepositoryNotFound', `repository ${backup.repository} is not known any more`);
-      }
-      const offering = await offeringOf(record);
+      const repository = await repositoryOf(catalog, record);
+      const offering = await offeringOf(catalog, record);
       const wanted =
         steps ?? (offering !== undefined && offering.validation.length > 0 ? offering.validation : DEFAULT_STEPS);
       const known = (await catalog.hosts.list()).map(({ name }) => name);
@@ -111,17 +100,11 @@ export const createValidation = ({ catalog, runs, heartbeatSeconds }: ControlDep
           endChain: offering?.endChainOnNotValid ?? false,
           ...run,
         },
-        admission: {
+        admission: admissionToWork(record, offering, {
           operationId: validationId,
           operation: 'validateBackup',
           ...run,
-          vmUuid: null,
-          chain: { id: backup.chainId ?? backup.id, mode: 'shared' },
-          host: null, // jobs have slots of their own
-          repository: null,
-          tenant: offering?.tenant ?? 'default',
-          priority: offering?.priority ?? 3,
-        },
+        }),
         hosts,
         heartbeatSeconds,
       };
