@@ -47,7 +47,8 @@ export async function judgeCopies(
   rules: RetentionRules,
   now: Date,
 ): Promise<JudgedRetention[]> {
-  return judgeBackups(await copiesAsBackups(catalog, vmUuid, repository), rules, { now, openChain: null });
+  const locked = locksOf(await catalog.repositories.find(repository), now);
+  return judgeBackups(await copiesAsBackups(catalog, vmUuid, repository), rules, { now, openChain: null, locked });
 }
 
 /** The same of one repository's backups, which are given: the rules, then one delete after the other, newest first. */
