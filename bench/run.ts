@@ -1,7 +1,7 @@
 /**
  * Holdfast beside its peers, from begin to end, on a private KVM host. bench/README.md tells the method and the figures.
  *
- *   npm run bench -- [--gib 8] [--rounds 5] [--only full,zstd,incremental,restore,latency,memory,sparse] [--folder DIR]
+ *   npm run bench -- [--gib 8] [--rounds 5] [--only full,zstd,incremental,restore,latency,memory,memory-s3,sparse] [--folder DIR]
  *
  * Needs root, the packages of scripts/setup, and virtnbdbackup (apt).
  */
@@ -12,7 +12,7 @@ import { openBench, type Bench, type Row } from './harness.ts';
 import { measureFull, measureZstd } from './measure-full.ts';
 import { measureIncremental } from './measure-incremental.ts';
 import { measureLatency } from './measure-latency.ts';
-import { measureMemory } from './measure-memory.ts';
+import { measureMemory, measureMemoryS3 } from './measure-memory.ts';
 import { measureRestore } from './measure-restore.ts';
 import { measureSparse } from './measure-sparse.ts';
 
@@ -23,6 +23,7 @@ const MEASUREMENTS: Record<string, (bench: Bench) => Promise<Row[]>> = {
   restore: measureRestore,
   latency: measureLatency,
   memory: measureMemory,
+  'memory-s3': measureMemoryS3,
   sparse: measureSparse,
 };
 

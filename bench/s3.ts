@@ -3,6 +3,7 @@
  * Interleaved, medians, ratios; bench/README.md, "S3", has the figures.
  *
  *   node bench/s3.ts [--rounds 3] [--gib 8] [--folder DIR] [--only upload,latency,restore,incremental,memory,sealed]
+ *     [--compression zstd,none]
  *
  * The disk is exported by qemu-nbd, past the page cache; half of it holds data.
  */
@@ -29,11 +30,13 @@ const { values } = parseArgs({
     gib: { type: 'string', default: '8' },
     folder: { type: 'string', default: '/var/tmp/holdfast-bench-s3' },
     only: { type: 'string', default: 'upload,latency,restore,incremental,memory,sealed' },
+    compression: { type: 'string', default: 'zstd,none' },
   },
 });
 const folder = values.folder;
 const rounds = Number(values.rounds);
 const diskBytes = Number(values.gib) * GIB;
+const compressions = (['zstd', 'none'] as const).filter((each) => values.compression.split(',').includes(each));
 const { signal } = new AbortController();
 mkdirSync(folder, { recursive: true });
 
@@ -150,7 +153,7 @@ const seconds = (costs: Cost[]): number => median(costs.map((cost) => cost.secon
 const measurements: Record<string, () => Promise<void>> = {
   async upload() {
     const socketPath = await exported(disk);
-    for (const compression of ['zstd', 'none'] as const) {
+    for (const compression of compressions) {
       const { path, result } = await toFile({ socketPath, compression }, 'plain-peer.qcow2');
       console.log(`upload of a full, ${compression}, ${(result.storedBytes / MIB).toFixed(0)} MiB stored`);
       const found = await contest({
@@ -234,7 +237,7 @@ const measurements: Record<string, () => Promise<void>> = {
   async memory() {
     const socketPath = await exported(disk);
     const program = join(import.meta.dirname, '..', 'test', 'copier', 'copy-program.ts');
-    for (const compression of ['none', 'zstd'] as const) {
+    for (const compression of compressions) {
       const uploads = await Promise.all(
         Array.from(
           { length: 4 },
@@ -258,7 +261,7 @@ const measurements: Record<string, () => Promise<void>> = {
   async sealed() {
     const socketPath = await exported(disk);
     const recipient = await identityToRecipient(await generateIdentity());
-    for (const compression of ['none', 'zstd'] as const) {
+    for (const compression of compressions) {
       console.log(`encrypted beside plain, full, ${compression}`);
       const found = await contest({
         'directory, plain': () => toDirectory({ socketPath, compression }),
