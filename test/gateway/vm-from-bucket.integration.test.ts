@@ -1,6 +1,8 @@
 import { execFileSync } from 'node:child_process';
-import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseDomainXml } from '../../libvirt/domain-xml.ts';
 import type { Backup, RestoredVm } from '../../schemas/backup.ts';
@@ -11,7 +13,7 @@ import { expectVmClean } from '../support/clean-vm.ts';
 import { qemuImgCheck, qemuImgInfo, sha256OfImage } from '../support/disk-content.ts';
 import { newKeyPair } from '../support/encrypted-chain.ts';
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.ts';
-import { findGuest, guestSha256, waitForAgent, type Guest } from '../support/guest.ts';
+import { findGuest, guestSha256, guestShell, startSha256, waitForAgent, type Guest } from '../support/guest.ts';
 import { isRunning, until } from '../support/processes.ts';
 import { missingS3Server, startS3Server, type S3Server } from '../support/s3-server.ts';
 import { MiB, PatternedDisk, resultOf, startTestBed, type TestBed } from '../support/test-bed.ts';
@@ -19,6 +21,8 @@ import { MiB, PatternedDisk, resultOf, startTestBed, type TestBed } from '../sup
 const SYSTEM_BYTES = 16 * MiB;
 /** More than a gateway reads ahead, so that a guest that reads it all asks the bucket again and again. */
 const DATA_BYTES = 96 * MiB;
+/** Longer than a gateway holds a read back, and than a guest's drivers may wait. */
+const AWAY_MS = 22_000;
 /** What waits for many steps of several processes has much time: the machine may be busy. */
 const PATIENT = { timeoutMs: 150_000, everyMs: 200 };
 
@@ -44,7 +48,7 @@ describe.skipIf(missing !== undefined)(missing ?? 'a VM from a bucket', { timeou
     const identityFile = join(bed.dir, 'operator.key');
     await writeFile(identityFile, `${identity}\n`, { mode: 0o600 });
     const vault = await addBucket('vault', ['--encrypt', '--recipient', recipient, '--identity-file', identityFile]);
-    await addBucket('open', []);
+    await addBucket('open', [], server.endpoint);
     const repositoryKey = execFileSync('age', ['-d', '-i', identityFile, inBucket(vault, 'keys/identity.age')]);
     secrets.push(server.keys.secretAccessKey, identity, repositoryKey.toString().trim());
 
@@ -72,10 +76,10 @@ describe.skipIf(missing !== undefined)(missing ?? 'a VM from a bucket', { timeou
     await server[Symbol.asyncDispose]();
   });
 
-  async function addBucket(name: string, flags: string[]): Promise<S3Place> {
+  async function addBucket(name: string, flags: string[], endpoint = proxy.endpoint): Promise<S3Place> {
     const { bucket, prefix } = await server.newPlace();
     const { location } = await bed.holdfast.json<{ location: S3Place }>(
-      ...['repo', 'add', `s3://${bucket}/${prefix}`, '--name', name, '--path-style', '--endpoint', proxy.endpoint],
+      ...['repo', 'add', `s3://${bucket}/${prefix}`, '--name', name, '--path-style', '--endpoint', endpoint],
       ...['--credentials-file', server.credentialsFile, ...flags],
     );
     return location;
@@ -114,22 +118,69 @@ describe.skipIf(missing !== undefined)(missing ?? 'a VM from a bucket', { timeou
       if (/\.qcow2\.age(\?|$)/.test(url)) refused += 1;
       return { kind: 'reset' };
     };
-    const reading = guestSha256(copy, '/dev/vdb');
+    // The end of the disk: what the guest reads need not be pulled, and the pull must not be over yet.
+    const reading = guestShell(copy, 'dd if=/dev/vdb bs=1M skip=58 count=32 2>/dev/null | sha256sum');
     await until('bytes were asked for in vain', () => refused >= 3, PATIENT);
     proxy.onRequest = () => undefined;
-    expect(await reading).toBe(vdb.sha256);
+    const end = createHash('sha256')
+      .update(Buffer.alloc(12 * MiB, 0x12))
+      .update(Buffer.alloc(20 * MiB, 0x14));
+    expect((await reading).slice(0, 64)).toBe(end.digest('hex'));
     await bed.holdfast.isBack('host');
     expect(await gatewayPid()).toBe(gateway);
     const mine = vdb.as(1);
     await mine.write(copy, 40 * MiB, MiB, 0x21);
 
-    // What the guest reads of a disk that is being pulled is kept in it: there is not much left to pull.
+    await bed.holdfast.json('consolidation', 'rate', 'near', '0');
     const done = await resultOf<ConsolidatedVm>((await bed.holdfast.client()).workflow.getHandle(consolidation ?? ''));
     expect(done.disks.map(({ verified }) => verified)).toEqual([true, true]);
     await until('the gateway has ended', () => !isRunning(gateway));
     expect(await readdir(gatewaysFolder())).toEqual([]);
     await expectIndependent(copy, done, { vda: vda.sha256, vdb: mine.sha256 });
   });
+
+  it('goes on with a plain backup when its gateway is killed and its server stops, looked after by a job or not', async () => {
+    const { consolidation = '' } = await bed.restore(plain.id, { as: 'alone', quick: true, rateMBps: 1 });
+    const copy = await findGuest(bed.host, 'alone');
+    await waitForAgent(copy);
+    await bed.holdfast.json('job', 'cancel', consolidation);
+    const stored = `${vdb.sha256}  /dev/vdb\n`;
+    const unread = await startWithServerAway(copy, 'vdb');
+    expect(await unread()).toBe(stored);
+    const again = await startSha256(copy, '/dev/vdb');
+    process.kill(await gatewayPid(), 'SIGKILL');
+    expect(await again()).toBe(stored);
+    const mine = vdb.as(1);
+    await mine.write(copy, 40 * MiB, MiB, 0x21);
+
+    const { jobId } = await bed.holdfast.json<{ jobId: string }>(
+      ...['consolidation', 'resume', 'alone', '--rate', '1', '--no-wait'],
+    );
+    await until('vdb is being pulled again', () => isPulled(copy, 'vdb'), PATIENT);
+    const first = await gatewayPid();
+    process.kill(first, 'SIGKILL');
+    await until('another gateway serves', async () => ![first, 0].includes(await gatewayPid()), PATIENT);
+    await until('the pull has gone on', () => isPulled(copy, 'vdb'), PATIENT);
+    const whilePulled = await startWithServerAway(copy, 'vdb');
+    await bed.holdfast.json('consolidation', 'rate', 'alone', '0');
+    expect(await whilePulled()).toBe(`${mine.sha256}  /dev/vdb\n`);
+    const done = await resultOf<ConsolidatedVm>((await bed.holdfast.client()).workflow.getHandle(jobId));
+    await expectIndependent(copy, done, { vda: vda.sha256, vdb: mine.sha256 });
+  });
+
+  /** Begins to read a disk in the guest while the server is away for longer than anything waits for it. */
+  async function startWithServerAway(copy: Guest, target: string): Promise<() => Promise<string>> {
+    await server.kill();
+    const reading = await startSha256(copy, `/dev/${target}`);
+    await delay(AWAY_MS);
+    await until(
+      'the guest stands still',
+      async () => (await bed.host.libvirt.state(copy.dom)).state === 'paused',
+      PATIENT,
+    );
+    await server.restart();
+    return reading;
+  }
 
   const isPulled = async ({ dom }: Guest, target: string): Promise<boolean> => {
     const job = await bed.host.libvirt.blockJobInfo(dom, target);
@@ -178,5 +229,7 @@ describe.skipIf(missing !== undefined)(missing ?? 'a VM from a bucket', { timeou
       expect((await qemuImgInfo(path)).backingFile).toBeNull();
       expect(await sha256OfImage(path, 'qcow2')).toBe(sums[target]);
     }
+    await bed.host.libvirt.undefine(copy.dom);
+    for (const path of Object.values(paths)) await rm(path);
   }
 });

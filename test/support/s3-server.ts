@@ -24,6 +24,9 @@ export interface S3Server extends AsyncDisposable {
   readonly keys: { accessKeyId: string; secretAccessKey: string };
   /** A new, empty bucket on it, with a prefix. `objectLock`: one that can lock objects. */
   newPlace(prefix?: string, options?: { objectLock?: boolean }): Promise<S3Place>;
+  /** Kills its process, and starts it again as it was: same port, same data. */
+  kill(): Promise<void>;
+  restart(): Promise<void>;
 }
 
 const TOOLS = join(import.meta.dirname, '..', '..', '.tools', 'bin');
@@ -60,19 +63,32 @@ export async function startS3Server(
     if (versionsDir !== undefined) await mkdir(versionsDir);
     for (let attempt = 1; ; attempt += 1) {
       const port = await freePort();
-      const server =
+      const start = (): ChildProcess =>
         kind === 'minio'
           ? startMinio(data, port, { keys, domain })
           : startVersitygw(data, port, { keys, tls, versionsDir, domain });
+      let server = start();
       const endWithUs = (): boolean => server.kill('SIGKILL');
       process.once('exit', endWithUs);
       const stop = async (): Promise<void> => {
         process.removeListener('exit', endWithUs);
         if (server.pid !== undefined && isRunning(server.pid)) await endProcess(server.pid);
       };
-      const said = await answers(server, `${tls ? 'https' : 'http'}://127.0.0.1:${port}`);
+      const endpoint = `${tls ? 'https' : 'http'}://127.0.0.1:${port}`;
+      const said = await answers(server, endpoint);
       if (said === undefined) {
-        return s3Server({ port, pid: server.pid!, dataDir: data, keys, credentialsFile, tls }, stop, folder);
+        return {
+          ...s3Server({ port, pid: server.pid!, dataDir: data, keys, credentialsFile, tls }, stop, folder),
+          async kill() {
+            server.kill('SIGKILL');
+            await until('the S3 server has ended', () => !isRunning(server.pid!));
+          },
+          async restart() {
+            server = start();
+            const refused = await answers(server, endpoint);
+            if (refused !== undefined) throw new Error(`${kind} does not start again: ${refused}`);
+          },
+        };
       }
       await stop();
       if (attempt === PORT_ATTEMPTS) throw new Error(`${kind} does not start: ${said}`);
@@ -84,12 +100,12 @@ export async function startS3Server(
 }
 
 function s3Server(
-  made: Omit<S3Server, 'endpoint' | 'newPlace' | typeof Symbol.asyncDispose> & {
+  made: Pick<S3Server, 'port' | 'pid' | 'dataDir' | 'keys' | 'credentialsFile'> & {
     tls: { certificate: string } | undefined;
   },
   stop: () => Promise<void>,
   folder: AsyncDisposable,
-): S3Server {
+): Omit<S3Server, 'kill' | 'restart'> {
   const { port, credentialsFile, tls, keys } = made;
   const endpoint = `${tls ? 'https' : 'http'}://127.0.0.1:${port}`;
   let buckets = 0;
