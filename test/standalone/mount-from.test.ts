@@ -1,10 +1,13 @@
 import { execFile, spawn } from 'node:child_process';
-import { cp, mkdir, open, readdir } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { cp, mkdir, mkdtemp, open, readdir, readFile } from 'node:fs/promises';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openCatalog } from '../../catalog/open-catalog.ts';
+import { completed, newBackup, T0 } from '../catalog/records.ts';
 import { HOLDFAST } from '../cli/run-cli.ts';
 import { sha256OfImage } from '../support/disk-content.ts';
 import { SAMPLE, sampleRepository, stateOfFolder, type SampleRepository } from '../support/sample-repository.ts';
@@ -16,7 +19,7 @@ interface Mounted {
   disks: { target: string; sizeBytes: number; socketPath: string; uri: string }[];
 }
 
-describe('backup mount --from', () => {
+describe('backup mount', () => {
   let work: TempDir;
   let repository: SampleRepository;
   let number = 0;
@@ -111,6 +114,37 @@ describe('backup mount --from', () => {
       await expect(read(mounted.disks[0]!.uri, join(work.path, 'altered.raw'))).rejects.toThrow('Input/output error');
     } finally {
       expect(await stop()).toBe(0);
+    }
+  });
+
+  it('serves the copy of a backup of the catalog whose repository is named, or where the original is gone', async () => {
+    const data = await mkdtemp(join(work.path, 'data-'));
+    {
+      await using catalog = await openCatalog(`sqlite:${join(data, 'catalog.sqlite')}`);
+      const { id } = JSON.parse(await readFile(join(repository.path, 'repository.json'), 'utf8')) as { id: string };
+      const places = { main: [randomUUID(), join(work.path, 'gone')], 'off-site': [id, repository.path] } as const;
+      for (const [name, [uuid, path]] of Object.entries(places)) {
+        await catalog.repositories.add({ name, id: uuid, location: { kind: 'directory', path }, slots: 1 });
+      }
+      const backup = newBackup({ id: SAMPLE.full, vmUuid: SAMPLE.vmUuid });
+      await catalog.backups.create(backup);
+      await catalog.backups.complete(completed(SAMPLE.full));
+      const copy = { state: 'Copied' as const, type: 'full' as const, parentId: null, disks: [], copiedAt: T0 };
+      await catalog.copies.note({ backupId: SAMPLE.full, repository: 'off-site', ...copy });
+    }
+    for (const flags of [['--repo', 'off-site'], []]) {
+      if (flags.length === 0) {
+        await using catalog = await openCatalog(`sqlite:${join(data, 'catalog.sqlite')}`);
+        await catalog.backups.setState(SAMPLE.full, 'Expunged');
+      }
+      const { mounted, stop } = await mount(SAMPLE.full, '--data', data, ...flags);
+      try {
+        const to = join(work.path, 'of-copy.raw');
+        await read(mounted.disks.find(({ target }) => target === 'vda')!.uri, to);
+        expect(await sha256OfImage(to, 'raw')).toBe(repository.hashes.full['vda']);
+      } finally {
+        expect(await stop()).toBe(0);
+      }
     }
   });
 });
