@@ -1,4 +1,5 @@
 import { decompressCluster } from '../qcow2/decompress.ts';
+import { freeMemory } from '../repository/free-memory.ts';
 import { PIECE_FIELDS, pieceAt } from './restore-pieces.ts';
 import { SEGMENT_BYTES } from './thread-task.ts';
 
@@ -38,7 +39,7 @@ export function* pieceRuns(pieces: Float64Array): Generator<PieceRun> {
  * @throws Qcow2Error
  */
 export function gatherRun(
-  { from, to }: PieceRun,
+  { from, to }: Pick<PieceRun, 'from' | 'to'>,
   {
     pieces,
     clusterBytes,
@@ -49,6 +50,9 @@ export function gatherRun(
 ): void {
   let filled = 0;
   let decompressed: { hostOffset: number; cluster: Buffer } | undefined;
+  const forget = (): void => {
+    if (decompressed !== undefined) freeMemory(decompressed.cluster);
+  };
   for (let index = from; index < to; index += 1) {
     const { hostOffset, compressedBytes, innerOffset, lengthBytes } = pieceAt(pieces, index);
     const at = hostOffset - storedOffset;
@@ -58,9 +62,11 @@ export function gatherRun(
     }
     // Newer data may leave several pieces of one cluster.
     if (decompressed?.hostOffset !== hostOffset) {
+      forget();
       const cluster = decompressCluster(stored.subarray(at, at + compressedBytes), compression, clusterBytes);
       decompressed = { hostOffset, cluster };
     }
     filled += decompressed.cluster.copy(into, filled, innerOffset, innerOffset + lengthBytes);
   }
+  forget();
 }

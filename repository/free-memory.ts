@@ -1,5 +1,5 @@
 /**
- * Gives back at once what a cipher or a decompressor allocated for its result: the next one gets the same memory, while it is
+ * Gives back at once what a cipher, a decompressor or a socket allocated for its result: the next one gets the same memory, while it is
  * still in the processor's cache. Left to the collector, such results went through fresh memory all the time, and the collector
  * through the heap. The bytes must not be used any more, by anybody.
  */

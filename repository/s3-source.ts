@@ -1,5 +1,6 @@
 import type { S3Place } from '../schemas/repository.ts';
 import type { BlobSource } from './blob-store.ts';
+import { freeMemory } from './free-memory.ts';
 import { connectionTo } from './s3-connection.ts';
 import { isOfHead, s3Error } from './s3-errors.ts';
 import { objectKeyOf } from './s3-keys.ts';
@@ -43,6 +44,7 @@ export async function openS3Source({ place, blobKey: key }: { place: S3Place; bl
           if (done + chunk.length > wantedBytes) throw new Error(`more than ${wantedBytes} bytes came`);
           bytes.set(chunk, done);
           done += chunk.length;
+          if (chunk.length === chunk.buffer.byteLength) freeMemory(chunk); // no other part of the answer lies in it
         },
         isComplete: () => done === wantedBytes,
         signal, // a server that has gone silent is waited for during minutes
