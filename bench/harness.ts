@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, openSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, readFileSync } from 'node:fs';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { createGuest, startGuest, type Guest, type GuestDisk } from '../test/support/guest.ts';
@@ -132,6 +132,12 @@ export function fsyncFile(path: string): void {
     fsyncSync(file);
     closeSync(file);
   }
+}
+
+/** Of a process, all its threads and the children it has waited for. Source: proc(5), /proc/pid/stat, fields 14 to 17 */
+export function cpuSeconds(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').replace(/.*\) /, '').split(' ');
+  return fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) / 100;
 }
 
 export const median = (numbers: readonly number[]): number => percentile(numbers, 0.5);

@@ -21,7 +21,7 @@ import { startFaultProxy } from '../test/support/fault-proxy.ts';
 import { run } from '../test/support/run.ts';
 import { startS3Server } from '../test/support/s3-server.ts';
 import { changePattern, fillImage, GIB, makePatterns, MIB, planChange } from './disk-content.ts';
-import { fsyncFile, median } from './harness.ts';
+import { cpuSeconds, fsyncFile, median } from './harness.ts';
 import { plainS3 } from './plain-s3.ts';
 
 const { values } = parseArgs({
@@ -72,12 +72,6 @@ async function exported(image: string, ...options: string[]): Promise<string> {
   while (!existsSync(socketPath)) await delay(20);
   await delay(100);
   return socketPath;
-}
-
-/** Of a process, all its threads and the children it has waited for. Source: proc(5), /proc/pid/stat, fields 14 to 17 */
-function cpuSeconds(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').replace(/.*\) /, '').split(' ');
-  return fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) / 100;
 }
 
 let copies = 0;

@@ -7,13 +7,16 @@ const UNITS: Record<string, number> = { '': 1, K: 1024, M: 1024 ** 2, G: 1024 **
 const DAYS = weekday.options;
 
 /** `50M` = 50 MiB per second; `none` = null. */
-export function parseBytesPerSecond(value: string): number | null {
+export const parseBytesPerSecond = (value: string): number | null =>
+  parseBytes(value, 'bytes per second like 50M, or none');
+
+/** `50M` = 50 MiB; `none` = null. @param wanted says what would be right */
+export function parseBytes(value: string, wanted = 'bytes like 10G, or none'): number | null {
   if (value === 'none') return null;
   const [, number = '', unit = ''] = /^(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?$/i.exec(value) ?? [];
-  const rate = Math.round(Number(number) * (UNITS[unit.toUpperCase()] ?? NaN));
-  if (number === '' || rate < 1 || !Number.isSafeInteger(rate))
-    throw new InvalidArgumentError('give bytes per second like 50M, or none');
-  return rate;
+  const bytes = Math.round(Number(number) * (UNITS[unit.toUpperCase()] ?? NaN));
+  if (number === '' || bytes < 1 || !Number.isSafeInteger(bytes)) throw new InvalidArgumentError(`give ${wanted}`);
+  return bytes;
 }
 
 /** `mon-fri 08:00-18:00=10M`: days, hours of the zone, rate. */

@@ -3,6 +3,7 @@ import type { Stretch } from '../qcow2/chain-map.ts';
 import { Qcow2Error } from '../qcow2/qcow2-error.ts';
 import { openQcow2 } from '../qcow2/reader.ts';
 import type { Qcow2Reader } from '../qcow2/reader.ts';
+import type { BlobSource } from '../repository/blob-store.ts';
 import { nameOfKey } from '../repository/layout.ts';
 import { altered, checkSegments, checkSize, openStored, segmentAt } from './chain-source.ts';
 import type { ChainFile, RestoreDiskOptions } from './contract.ts';
@@ -35,21 +36,24 @@ export interface OpenChain extends AsyncDisposable {
 /**
  * Opens a chain: sizes are compared, and the files must name each other as the chain does.
  * @param options.below the file that the first one is layered on, for a chain that is only the upper part of one
+ * @param options.openFile how a stored file is read; what it gives is compared with the sums. Default: from its repository
  * @throws CopierError `integrity`, `file-missing`; BlobStoreError
  */
 export async function openChain({
   chain,
   virtualSizeBytes,
   below,
+  openFile = ({ source }) => openStored(source),
   signal,
 }: Pick<RestoreDiskOptions, 'chain' | 'virtualSizeBytes' | 'signal'> & {
   below?: string | undefined;
+  openFile?: (file: ChainFile) => Promise<BlobSource>;
 }): Promise<OpenChain> {
   await using opened = new AsyncDisposableStack();
   const bytes: VerifiedBytes[] = [];
   for (const file of chain) {
     checkSegments(file);
-    const source = opened.use(await openStored(file.source));
+    const source = opened.use(await openFile(file));
     await checkSize(source, file);
     bytes.push(new VerifiedBytes(file, source, signal));
   }
@@ -128,8 +132,18 @@ export function checkChain(
   }
 }
 
-/** A plain stretch is cut where a segment ends; a compressed cluster belongs to the segment it begins in. */
-function addPieces({ file, pieces }: PlannedFile, stretch: Stretch, destinationOffset: number, hint: number): number {
+/**
+ * Adds a stretch to the pieces of its file. A plain one is cut where a segment ends; a compressed cluster belongs to the segment
+ * it begins in.
+ * @param hint where to look for the segment first
+ * @returns index of its last segment, the next hint
+ */
+export function addPieces(
+  { file, pieces }: Pick<PlannedFile, 'file' | 'pieces'>,
+  stretch: Stretch,
+  destinationOffset: number,
+  hint: number,
+): number {
   const { hostOffset, storedBytes: compressedBytes, innerOffset, lengthBytes, kind } = stretch;
   let index = segmentAt(file.segments, storedPlace(hostOffset, file.encryption), hint);
   if (kind === 'compressed') {

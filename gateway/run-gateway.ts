@@ -11,7 +11,8 @@ import { REPOSITORY_FILE } from '../repository/layout.ts';
 import { holdAlone } from '../workers/single-instance.ts';
 import { serveDisks } from './serve-disks.ts';
 import { gatewaySpec, type GatewaySpec } from './spec.ts';
-import { GATEWAY_LOCK, ProblemLog, STATUS_FILE } from './status.ts';
+import { isSegmentFolderOff, openSegmentFolder, type KeptSegments } from './segment-folder.ts';
+import { GATEWAY_LOCK, ProblemLog, SEGMENT_FOLDER, STATUS_FILE } from './status.ts';
 
 /** Another process serves the same; it is given this long to end. */
 const ALONE_WITHIN_MS = 5000;
@@ -27,9 +28,15 @@ export async function runGateway(specPath: string, signal: AbortSignal, log: (li
   await using _lock = await holdAlone(join(folder, GATEWAY_LOCK), AbortSignal.timeout(ALONE_WITHIN_MS), log);
   if (!(await isThere(specPath))) return;
   const problems = new ProblemLog(log, (found) => writeJson(folder, STATUS_FILE, { problems: found }));
-  await using _server = await serveSpec(spec, (error) => problems.note(error));
+  const kept = await segmentFolderOf(spec, folder);
+  await using _server = await serveSpec(spec, kept, (error) => problems.note(error));
   log(`serves ${spec.disks.map(({ socketPath }) => socketPath).join(', ')} as process ${process.pid}`);
+  let isTold = false;
   while (!signal.aborted && (await isThere(specPath))) {
+    if (!isTold && kept !== undefined && isSegmentFolderOff(kept)) {
+      log(`keeps no segments on this host any more: ${kept.folder} cannot be written, or its disk is nearly full`);
+      isTold = true;
+    }
     await sleep(LOOK_EVERY_MS, undefined, { signal }).catch((error: unknown) => {
       if (!signal.aborted) throw error;
     });
@@ -37,8 +44,21 @@ export async function runGateway(specPath: string, signal: AbortSignal, log: (li
   log('ends');
 }
 
+/** Where segments are kept that come from another machine. */
+async function segmentFolderOf(
+  { repository, diskCacheBytes = 0 }: GatewaySpec,
+  folder: string,
+): Promise<KeptSegments | undefined> {
+  if (repository.location.kind !== 's3' || diskCacheBytes === 0) return undefined;
+  return await openSegmentFolder(join(folder, SEGMENT_FOLDER), { maxBytes: diskCacheBytes });
+}
+
 /** Opens repository and files and serves the disks, in this process. */
-async function serveSpec(spec: GatewaySpec, onProblem: (error: Error) => void): Promise<AsyncDisposable> {
+async function serveSpec(
+  spec: GatewaySpec,
+  kept: KeptSegments | undefined,
+  onProblem: (error: Error) => void,
+): Promise<AsyncDisposable> {
   const { repository, owner, cacheBytes } = spec;
   const store = openBlobStore(repository.location);
   const { id } = await openRepository(store); // whoever owns it by now: this only reads
@@ -54,7 +74,7 @@ async function serveSpec(spec: GatewaySpec, onProblem: (error: Error) => void): 
       chain: await openChainFiles(store, keys, files),
     })),
   );
-  return await serveDisks(disks, { cacheBytes, owner: owner ?? undefined, onProblem });
+  return await serveDisks(disks, { cacheBytes, kept, owner: owner ?? undefined, onProblem });
 }
 
 async function isThere(path: string): Promise<boolean> {

@@ -1,8 +1,9 @@
 import type { ChainFile } from '../copier/contract.ts';
 import { listenNbd } from '../nbd/server.ts';
-import { ByteCache } from './byte-cache.ts';
 import { openChainDisk } from './chain-disk.ts';
-import { createGatewayThreads, StoredBytesReader } from './stored-bytes.ts';
+import { PortionCache } from './portion-cache.ts';
+import { createGatewayThreads, PortionReader } from './portion-reader.ts';
+import type { KeptSegments } from './segment-folder.ts';
 
 /** A disk of a backup, and where it is served. */
 export interface DiskToServe {
@@ -18,6 +19,8 @@ export interface DiskToServe {
 export interface ServeOptions {
   /** Memory for what was read and decoded, of all disks together. */
   cacheBytes: number;
+  /** Where segments that come from another machine are kept; undefined: nowhere. */
+  kept?: KeptSegments | undefined;
   /** Who may connect besides this process's user. */
   owner?: { uid: number; gid: number } | undefined;
   /** What was refused to a client, and why: altered bytes, a repository that does not answer. */
@@ -34,15 +37,15 @@ const READ_AHEAD_SHARE = 4;
  */
 export async function serveDisks(
   disks: readonly DiskToServe[],
-  { cacheBytes, owner, onProblem }: ServeOptions,
+  { cacheBytes, kept, owner, onProblem }: ServeOptions,
 ): Promise<AsyncDisposable> {
   const ended = new AbortController();
   await using opened = new AsyncDisposableStack();
   const threads = opened.use(createGatewayThreads());
   opened.defer(() => ended.abort(new Error('the gateway ends')));
   const { signal } = ended;
-  const reader = new StoredBytesReader({ threads, cache: new ByteCache(cacheBytes), signal });
-  const options = { readAheadBytes: Math.floor(cacheBytes / READ_AHEAD_SHARE), signal };
+  const reader = new PortionReader({ threads, cache: new PortionCache(cacheBytes), kept, signal });
+  const options = { readAheadBytes: Math.floor(cacheBytes / READ_AHEAD_SHARE), kept, signal };
   const served = await Promise.all(
     disks.map(async (disk) => ({ disk, served: opened.use(await openChainDisk(disk, reader, options)) })),
   );
@@ -51,8 +54,8 @@ export async function serveDisks(
     const exports = new Map([[exportName, it]]);
     opened.use(await listenNbd({ socketPath, exports, owner, onProblem }));
   }
-  const kept = opened.move();
-  return { [Symbol.asyncDispose]: () => kept.disposeAsync() };
+  const owned = opened.move();
+  return { [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
 /** Address of an export for any NBD client. Source: NetworkBlockDevice/nbd doc/uri.md */

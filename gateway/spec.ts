@@ -30,8 +30,13 @@ export const gatewaySpec = z.object({
   /** Who may connect besides root. */
   owner: z.object({ uid: z.int(), gid: z.int() }).nullable(),
   cacheBytes: z.int().positive(),
+  /** Room on the host's disk for what was fetched from another machine, at most. Absent: none. */
+  diskCacheBytes: z.int().nonnegative().optional(),
 });
 export type GatewaySpec = z.infer<typeof gatewaySpec>;
 
-/** Memory for what was read and decoded. Four readers that go from front to back have 32 MiB each. */
-export const CACHE_BYTES = 128 * 1024 * 1024;
+/** Memory for what was read and decoded. Four readers that go from front to back have 24 MiB each. */
+export const CACHE_BYTES = 96 * 1024 * 1024;
+
+/** A guest that starts and works for a while reads much less. */
+export const DISK_CACHE_BYTES = 10 * 1024 * 1024 * 1024;

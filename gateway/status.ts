@@ -5,6 +5,7 @@ export const SPEC_FILE = 'spec.json';
 export const GATEWAY_LOCK = 'process';
 export const STATUS_FILE = 'status.json';
 export const LOG_FILE = 'log';
+export const SEGMENT_FOLDER = 'segments';
 
 /** What a gateway could not give to its clients. */
 export const gatewayStatus = z.object({

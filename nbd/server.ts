@@ -31,8 +31,12 @@ import {
 /** A disk that is only read. */
 export interface ServedDisk {
   sizeBytes: number;
-  /** Together the parts are exactly what was asked for, which lies inside the disk. Their bytes must not change any more. */
-  read(offset: number, lengthBytes: number, options: { signal: AbortSignal }): Promise<ReadPart[]>;
+  /** Together the parts are exactly what was asked for, which lies inside the disk. Their bytes do not change before `release`. */
+  read(
+    offset: number,
+    lengthBytes: number,
+    options: { signal: AbortSignal },
+  ): Promise<{ parts: ReadPart[]; release?: () => void }>;
   /** From `offset` on, without gap, at least one extent; may end before `lengthBytes`, and not after. */
   extents(offset: number, lengthBytes: number, options: { signal: AbortSignal }): Promise<AllocationExtent[]>;
 }
@@ -99,7 +103,6 @@ async function serve(
 ): Promise<void> {
   const gone = new AbortController();
   socket.on('error', () => undefined); // 'close' follows
-  socket.setMaxListeners(3 * MAX_REQUESTS); // each answer may wait for the client to take what is sent
   socket.once('close', () => gone.abort(new NbdConnectionLost('the NBD client has gone')));
   try {
     const input = new ClientInput(socket);
@@ -138,14 +141,16 @@ async function transmit(
     const lengthBytes = head.readUInt32BE(24);
     if (type === CMD_DISC) break;
     if (type === CMD_WRITE) await input.skip(lengthBytes);
+    let release = (): void => undefined;
     const answer = async (): Promise<Uint8Array[]> => {
       const refuse = (errno: number, what: string) => failed(cookie, errno, what, isStructured);
       const isInside = offset + lengthBytes <= disk.sizeBytes;
       switch (type) {
         case CMD_READ: {
           if (!isInside || lengthBytes > MAX_BLOCK_BYTES) return refuse(EINVAL, 'not inside the disk, or too long');
-          const parts = await disk.read(offset, lengthBytes, { signal });
-          return isStructured ? structuredRead(cookie, offset, parts) : simpleRead(cookie, parts);
+          const read = await disk.read(offset, lengthBytes, { signal });
+          release = read.release ?? release;
+          return isStructured ? structuredRead(cookie, offset, read.parts) : simpleRead(cookie, read.parts);
         }
         case CMD_BLOCK_STATUS: {
           if (!hasAllocation || !isInside || lengthBytes === 0) return refuse(EINVAL, 'no context, or not in the disk');
@@ -168,6 +173,7 @@ async function transmit(
       })
       .then((pieces) => send(socket, pieces, signal))
       .finally(() => {
+        release();
         requestedBytes -= payloadBytes;
         running.delete(run);
       });
@@ -176,14 +182,13 @@ async function transmit(
   await Promise.all(running);
 }
 
-/** Writes the pieces of one answer together, and waits while the client does not take them. */
+/** Writes the pieces of one answer together, and waits until the client has taken them: their memory may be used anew then. */
 async function send(socket: Socket, pieces: readonly Uint8Array[], signal: AbortSignal): Promise<void> {
   if (signal.aborted) return;
+  const taken = Promise.withResolvers<undefined>();
   socket.cork();
-  for (const piece of pieces) socket.write(piece);
+  for (const piece of pieces.slice(0, -1)) socket.write(piece);
+  socket.write(pieces.at(-1) ?? new Uint8Array(), () => taken.resolve(undefined)); // also when the client has gone: nobody waits for it
   process.nextTick(() => socket.uncork());
-  if (!socket.writableNeedDrain) return;
-  await once(socket, 'drain', { signal }).catch((error: unknown) => {
-    if (!signal.aborted && !socket.destroyed) throw error; // else the client has gone: nobody waits for the answer
-  });
+  await taken.promise;
 }

@@ -13,6 +13,7 @@ import { RestoreNotes } from '../activities/host/restore-notes.ts';
 import { RewriteNotes } from '../activities/host/rewrite-notes.ts';
 import { StillGuests } from '../activities/host/still-guests.ts';
 import { createCopierPool } from '../copier/pool.ts';
+import { DISK_CACHE_BYTES } from '../gateway/spec.ts';
 import { connectLibvirt, defaultSocketPath, parseLibvirtAddress, type Libvirt } from '../libvirt/libvirt.ts';
 import { openBlobStore } from '../repository/open-repository.ts';
 import { HoldfastError } from '../schemas/failures.ts';
@@ -37,6 +38,8 @@ export interface HostWorkerOptions {
   jobSlots: number;
   /** Where QEMU keeps what the guest overwrites during a backup. */
   scratchDir: string | undefined;
+  /** Room on this host's disk for what a gateway read of a bucket; default 10 GiB. */
+  gatewayCacheBytes?: number | undefined;
   metrics: string | undefined;
   signal: AbortSignal;
   log: (line: string) => void;
@@ -65,7 +68,7 @@ export async function runHostWorker(installation: Installation, options: HostWor
     scratchDir: options.scratchDir ?? join(stateDir, 'scratch'),
     runtimeDir: process.getuid?.() === 0 ? '/run/holdfast' : `/tmp/holdfast-${process.getuid?.() ?? 0}`,
   });
-  const gateways = new Gateways(state);
+  const gateways = new Gateways(state, { diskCacheBytes: options.gatewayCacheBytes ?? DISK_CACHE_BYTES });
   const restores = new RestoreNotes(join(stateDir, 'restores'));
   const stillGuests = new StillGuests({ libvirt, restores, gateways, openStore: openBlobStore });
   const dependencies: HostDependencies & { restores: RestoreNotes } = {

@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdir, open, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { ENVIRONMENT, NODE_FLAGS } from '../../gateway/small-process.ts';
 import { gatewaySpec, type GatewaySpec } from '../../gateway/spec.ts';
 import { GATEWAY_LOCK, gatewayStatus, LOG_FILE, SPEC_FILE, STATUS_FILE } from '../../gateway/status.ts';
 import { listNbdExports } from '../../nbd/connection.ts';
@@ -29,8 +30,15 @@ export class Gateways {
   /** One thing at a time with each of them. */
   readonly #busy = new Map<string, Promise<void>>();
 
-  constructor(state: Pick<HostState, 'gatewaysFolder' | 'prepareSockets'>) {
+  /** For each of them, on the host's disk: see `GatewaySpec`. */
+  readonly diskCacheBytes: number;
+
+  constructor(
+    state: Pick<HostState, 'gatewaysFolder' | 'prepareSockets'>,
+    { diskCacheBytes }: { diskCacheBytes: number },
+  ) {
     this.#state = state;
+    this.diskCacheBytes = diskCacheBytes;
     this.#root = state.gatewaysFolder;
   }
 
@@ -98,7 +106,8 @@ export class Gateways {
     await mkdir(folder, { recursive: true, mode: 0o700 });
     await using log = await open(join(folder, LOG_FILE), 'a', 0o600);
     const main = new URL('../../gateway/main.ts', import.meta.url).pathname;
-    const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', main, join(folder, SPEC_FILE)], {
+    const child = spawn(process.execPath, [...NODE_FLAGS, main, join(folder, SPEC_FILE)], {
+      env: { ...process.env, ...ENVIRONMENT },
       stdio: ['ignore', log.fd, log.fd],
       detached: true,
       cwd: '/',

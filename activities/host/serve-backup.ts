@@ -44,6 +44,7 @@ export async function serveBackup(
       disks,
       owner: owner ?? null,
       cacheBytes: CACHE_BYTES,
+      diskCacheBytes: gateways.diskCacheBytes,
     },
     { signal },
   );

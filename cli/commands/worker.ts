@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { defaultSocketPath } from '../../libvirt/address.ts';
+import { parseBytes } from '../bandwidth-rules.ts';
 import { action } from '../context.ts';
 import { stopSignal } from '../stop-signal.ts';
 import { parseCount, parseName } from './dev.ts';
@@ -27,6 +28,11 @@ export function addWorkerCommands(program: Command): void {
     .option('--slots <n>', 'disks copied at once', parseCount, 4)
     .option('--job-slots <n>', 'stored backups compressed or validated at once', parseCount, 1)
     .option('--scratch <dir>', 'where QEMU keeps what guests overwrite during a backup')
+    .option(
+      '--gateway-cache <bytes>',
+      'room on disk for what each gateway reads of a bucket, like 10G (default), or none',
+      (value: string) => parseBytes(value) ?? 0,
+    )
     .option('--metrics <address>', 'serve Prometheus metrics, say on 127.0.0.1:9465')
     .addHelpText(
       'after',
@@ -42,6 +48,7 @@ export function addWorkerCommands(program: Command): void {
             slots: number;
             jobSlots: number;
             scratch?: string;
+            gatewayCache?: number;
             metrics?: string;
           },
         ) => {
@@ -49,6 +56,7 @@ export function addWorkerCommands(program: Command): void {
           await runHostWorker(installation, {
             ...options,
             scratchDir: options.scratch,
+            gatewayCacheBytes: options.gatewayCache,
             metrics: options.metrics,
             signal: stopSignal(),
             log,

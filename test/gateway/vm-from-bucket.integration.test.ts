@@ -111,6 +111,11 @@ describe.skipIf(missing !== undefined)(missing ?? 'a VM from a bucket', { timeou
     await until('vdb is being pulled', () => isPulled(copy, 'vdb'), PATIENT);
     const gateway = await gatewayPid();
     await expectNoSecrets(copy, gateway);
+    const kept = await keptSegments();
+    expect(kept.length).toBeGreaterThan(0);
+    for (const pattern of [0x11, 0x12, 0x13, 0x14]) {
+      expect(kept.some((bytes) => bytes.includes(Buffer.alloc(64, pattern)))).toBe(false);
+    }
 
     await bed.holdfast.kill('host');
     let refused = 0;
@@ -187,6 +192,13 @@ describe.skipIf(missing !== undefined)(missing ?? 'a VM from a bucket', { timeou
     return job?.type === 'pull' && job.currentBytes > 0;
   };
 
+  /** What the only gateway there is keeps of the bucket on the host's disk. */
+  async function keptSegments(): Promise<Buffer[]> {
+    const [id = ''] = await readdir(gatewaysFolder());
+    const folder = join(gatewaysFolder(), id, 'segments');
+    return await Promise.all((await readdir(folder)).map((name) => readFile(join(folder, name))));
+  }
+
   /** Process of the only gateway there is. */
   async function gatewayPid(): Promise<number> {
     const [id = ''] = await readdir(gatewaysFolder());
@@ -208,7 +220,9 @@ describe.skipIf(missing !== undefined)(missing ?? 'a VM from a bucket', { timeou
       shown.set(`arguments of ${pid}`, command);
     }
     const folder = join(gatewaysFolder(), (await readdir(gatewaysFolder()))[0] ?? '');
-    for (const name of await readdir(folder)) shown.set(name, await readFile(join(folder, name), 'utf8'));
+    for (const entry of await readdir(folder, { withFileTypes: true, recursive: true })) {
+      if (entry.isFile()) shown.set(entry.name, await readFile(join(entry.parentPath, entry.name), 'utf8'));
+    }
     expect([...shown.keys()]).toContain('spec.json');
     expect(shown.get(`arguments of ${gateway}`)).toContain('spec.json');
     expect([...shown.values()].some((text) => text.includes('qemu-system') && text.includes('guest=near'))).toBe(true);

@@ -31,7 +31,7 @@ const disk: ServedDisk = {
       parts.push(isHole ? to - at : CONTENT.subarray(at, to));
       at = to;
     }
-    return parts;
+    return { parts };
   },
   async extents(offset, lengthBytes) {
     const isZero = offset >= HOLE.from && offset < HOLE.to;
