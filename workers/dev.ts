@@ -57,6 +57,9 @@ export async function runDev(installation: Installation, options: DevOptions): P
   };
   const environment = { ...process.env, TEMPORAL_ADDRESS: state.temporalAddress };
   const running: Supervised[] = [];
+  // A second SIGTERM or Ctrl-C ends this process at once: what it started must not outlive it.
+  const endAll = (): void => running.forEach((supervised) => supervised.kill());
+  process.once('exit', endAll);
   const start = async (service: Service): Promise<void> => {
     const supervised = new Supervised(service, {
       dataDir,
@@ -102,6 +105,7 @@ export async function runDev(installation: Installation, options: DevOptions): P
     const [temporal, ...workers] = running;
     await Promise.all(workers.map((supervised) => supervised.stop()));
     await temporal?.stop();
+    process.off('exit', endAll);
     await rm(devStatePath(dataDir), { force: true });
   }
 }
@@ -155,6 +159,12 @@ class Supervised {
       );
       setTimeout(() => this.#stopping || this.#spawn(isReady, failed), 1000);
     });
+  }
+
+  /** Ends it at once, and for good. */
+  kill(): void {
+    this.#stopping = true;
+    this.#child?.kill('SIGKILL');
   }
 
   async stop(): Promise<void> {
