@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { checkAccess } from '../../repository/check-access.ts';
+import { requireAccess } from '../../repository/check-access.ts';
 import { openRepository } from '../../repository/identity.ts';
 import { openBlobStore } from '../../repository/open-repository.ts';
 import { placeText } from '../../schemas/repository.ts';
@@ -20,17 +20,13 @@ export function addRepoCheckAccessCommand(repo: Command): void {
         if (record === undefined) throw new HoldfastError('RepositoryNotFound', `no repository ${name} is known`);
         const store = openBlobStore(record.location);
         await openRepository(store, record);
-        const checks = await checkAccess(store);
-        const failed = checks.find(({ problem }) => problem);
-        if (failed?.problem) throw failed.problem;
-        context.output.result(
-          { repository: name, place: placeText(record.location), acts: checks.map(({ act }) => act) },
-          () =>
-            table(
-              ['ACT', 'RESULT'],
-              checks.map(({ act }) => [act, 'works']),
-              '',
-            ),
+        const acts = await requireAccess(store);
+        context.output.result({ repository: name, place: placeText(record.location), acts }, () =>
+          table(
+            ['ACT', 'RESULT'],
+            acts.map((act) => [act, 'works']),
+            '',
+          ),
         );
       }),
     );
