@@ -15,6 +15,7 @@ export const FAILURES = {
   HostNotFound: { retryable: false },
   HostUnreachable: { retryable: true }, // libvirtd does not answer; it may be restarting
   HostRefused: { retryable: false }, // libvirt does not let us in, or the host is not who it should be
+  HostFull: { retryable: false }, // no room for notes and scratch files; they go when the run ends
   HypervisorError: { retryable: true }, // libvirt answered with an error that none of the others names
   NbdConnectionLost: { retryable: true }, // the job goes on, only the connection broke
   HostUnsupported: { retryable: false }, // libvirt or QEMU too old for what was asked

@@ -21,6 +21,7 @@ import type { HostDependencies } from './dependencies.ts';
 import { checkpointXml, domainBackupXml, exportBitmap } from './domain-backup-xml.ts';
 import { readDomainFiles } from './domain-files.ts';
 import { domainOf } from './domain.ts';
+import { unlessHostFull } from './host-full.ts';
 import { endOrphanedJob } from './orphaned-job.ts';
 import { powerOf } from './power.ts';
 import { quiesced } from './quiesce.ts';
@@ -36,7 +37,7 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
     /**
      * Freezes the VM's disks at one instant: a pull-mode backup job with a new checkpoint, the guest quiesced as asked.
      * Repeatable: a job of this backup that began is taken up; one that may have begun is undone and begun anew.
-     * @throws CheckpointLost, DomainBusy, QuiesceFailed, BackupJobLost, VmStateChanged, VmNotFound
+     * @throws CheckpointLost, DomainBusy, HostFull, QuiesceFailed, BackupJobLost, VmStateChanged, VmNotFound
      */
     async beginBackup(plan: BackupPlan): Promise<BegunBackup> {
       return await withHeartbeat('freezing a point in time', () =>
@@ -63,7 +64,9 @@ export const createBeginBackup = (dependencies: HostDependencies) => {
           }
           if (job !== undefined) await endOrphanedJob(dependencies, domain, { signal });
           if (before !== undefined) await undoUnfinishedBegin(domain, plan, signal);
-          return await begin(domain, plan, signal);
+          return await begin(domain, plan, signal).catch((error: unknown) => {
+            throw unlessHostFull(error, host, vm.name);
+          });
         }),
       );
     },

@@ -14,6 +14,7 @@ import { createStoppedCapture } from './capture-stopped.ts';
 import type { Draft } from './capture-store.ts';
 import type { HostDependencies } from './dependencies.ts';
 import { domainOf } from './domain.ts';
+import { unlessHostFull } from './host-full.ts';
 import { SpaceClaims } from './space-claims.ts';
 
 /** What a file needs beyond its data: tables, sums, and room for the manifest. */
@@ -32,7 +33,7 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
     /**
      * Copies the changed extents of one disk into its file in the repository, which no manifest names yet.
      * Repeatable: a new attempt goes on after the last segment the file holds.
-     * @throws BackupJobLost, RepositoryUnavailable, RepositoryFull, RepositoryReadOnly
+     * @throws BackupJobLost, HostFull, RepositoryUnavailable, RepositoryFull, RepositoryReadOnly
      */
     async copyDisk(plan: BackupPlan, disk: DiskExport): Promise<CopiedDisk> {
       const context = Context.current();
@@ -148,7 +149,9 @@ export const createCopyDisk = (dependencies: HostDependencies) => {
 
   /** An NBD server that went away means a lost instant only if its job is gone; else a new attempt goes on. */
   async function explained(error: unknown, plan: BackupPlan, disk: DiskExport): Promise<unknown> {
-    if (!(error instanceof CopierError) || error.code !== 'job-lost') return error;
+    if (!(error instanceof CopierError) || error.code !== 'job-lost') {
+      return unlessHostFull(error, host, plan.target.vm.name);
+    }
     const { vm } = plan.target;
     const signal = AbortSignal.timeout(30_000);
     if (plan.target.strategy === 'snapshot') {

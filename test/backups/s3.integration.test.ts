@@ -1,4 +1,5 @@
-import { rm } from 'node:fs/promises';
+import { writeFileSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { BlobStore, PartSink } from '../../repository/blob-store.ts';
@@ -10,6 +11,7 @@ import { sha256OfImage } from '../support/disk-content.ts';
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.ts';
 import type { Guest } from '../support/guest.ts';
 import { until } from '../support/processes.ts';
+import { run as runProgram } from '../support/run.ts';
 import { missingS3Server, startS3Server, type S3Server } from '../support/s3-server.ts';
 import {
   expectOnlyCheckpointOf,
@@ -145,6 +147,35 @@ describe.skipIf(missing !== undefined)(missing ?? 'backups to a bucket', () => {
     expect(await uploads()).toEqual([]);
     expect(await store.statBlob(key)).toBeUndefined();
     await expectOnlyCheckpointOf(guest, first);
+  });
+
+  it('end and leave nothing when the host has no room for notes, in mid-copy or from the beginning', async () => {
+    const notes = join(bed.holdfast.dataDir, 'hosts', bed.host.name, 'captures');
+    await mkdir(notes, { recursive: true });
+    await runProgram('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', notes]);
+    try {
+      let isFull = false;
+      proxy.onRequest = ({ url }) => {
+        if (isFull || !url.includes('partNumber=')) return undefined;
+        isFull = true;
+        expect(() => writeFileSync(join(notes, 'ballast'), Buffer.alloc(MiB))).toThrow('ENOSPC');
+        return undefined;
+      };
+      for (const [when, wasFull] of [
+        ['in mid-copy', false],
+        ['at the beginning', true],
+      ] as const) {
+        expect(isFull, when).toBe(wasFull);
+        await expect(take({ full: true }), when).rejects.toThrow(
+          /^HostFull: VM remote: no space is left on host kvm-s3/,
+        );
+        expect(await uploads(), when).toEqual([]);
+        await expectOnlyCheckpointOf(guest, first);
+      }
+    } finally {
+      proxy.onRequest = () => undefined;
+      await runProgram('umount', [notes]);
+    }
   });
 
   it('that were forgotten are reclaimed, and what manifests name stays', async () => {
