@@ -16,6 +16,7 @@ import {
 import { cancellationSignal, withHeartbeat } from '../cancellation.ts';
 import { attachedFileName, freeTarget } from './attach-targets.ts';
 import type { HostDependencies } from './dependencies.ts';
+import { unlessHostFull } from './host-full.ts';
 import { folderOf, unusedPath } from './new-disk-place.ts';
 import { powerOf } from './power.ts';
 import { fileId } from './publish-file.ts';
@@ -52,7 +53,7 @@ export const createPrepareRestore = (dependencies: HostDependencies & { restores
      * Checks all that can be checked before the first byte: the backup's files, the VM's state, which disk goes where,
      * and the space for them. Changes nothing but the host's own notes, and makes the folders of new disks.
      * @throws BackupFileMissing, IntegrityMismatch, RepositoryNotOnHost, VmNotStopped, VmNameTaken, VmUuidTaken,
-     * DiskMismatch, DestinationExists, DestinationFull
+     * DiskMismatch, DestinationExists, DestinationFull, HostFull
      */
     async prepareRestore(plan: RestorePlan): Promise<PreparedRestore> {
       return await withHeartbeat('checking the restore', async () => {
@@ -63,7 +64,9 @@ export const createPrepareRestore = (dependencies: HostDependencies & { restores
           throw reason;
         });
         for (const { path } of prepared.disks) await mkdir(dirname(path), { recursive: true, mode: 0o711 });
-        await restores.write(plan.restoreId, { plan, prepared, phase: 'writing' });
+        await restores.write(plan.restoreId, { plan, prepared, phase: 'writing' }).catch((error: unknown) => {
+          throw unlessHostFull(error, host, prepared.vm.name);
+        });
         return prepared;
       });
     },

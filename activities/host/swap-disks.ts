@@ -91,7 +91,10 @@ export const createSwapDisks = (dependencies: HostDependencies & { restores: Res
         const signal = cancellationSignal();
         await fence.stop((key) => key.startsWith(restoreFence(plan.restoreId, '')), 'undone');
         const noted = await restores.read(plan.restoreId);
-        if (noted === undefined) return;
+        if (noted === undefined) {
+          await restores.remove(plan.restoreId); // half a note, where the host was full
+          return;
+        }
         if (noted.phase === 'swapping') {
           const domain = await libvirt.lookupByUuid(noted.prepared.vm.uuid, { signal });
           if (domain !== undefined) await requireNotRunning(domain, signal);

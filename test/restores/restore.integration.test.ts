@@ -294,6 +294,17 @@ describe('a restore', () => {
     } finally {
       await run('umount', [tiny]);
     }
+
+    const notes = join(bed.holdfast.dataDir, 'hosts', bed.host.name, 'restores');
+    await mkdir(notes, { recursive: true });
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', notes]);
+    try {
+      await expect(writeFile(join(notes, 'ballast'), Buffer.alloc(MiB))).rejects.toThrow('ENOSPC');
+      await expectRefused(/^HostFull: VM web-1: no space is left on host/);
+      expect(await readdir(notes)).toEqual(['ballast']);
+    } finally {
+      await run('umount', [notes]);
+    }
   });
 
   it('goes on when its worker is killed in the middle', async () => {
