@@ -221,11 +221,18 @@ const measurements: Record<string, () => Promise<void>> = {
       backingFileName: 'full.qcow2',
     } as const;
     console.log(`increment of ${(change.dirtyBytes / MIB).toFixed(0)} MiB`);
+    const { path } = await toFile(wanted, 'plain-peer.qcow2');
     const found = await contest({
       bucket: async () => (await toBucket(wanted)).key,
       directory: () => toDirectory(wanted),
+      'plain uploader, from a file': async () => {
+        await peer.upload(path, 'bench/peer');
+        return 'peer';
+      },
     });
-    console.log(`  ${(seconds(found.bucket) / seconds(found.directory)).toFixed(2)} of the directory's time`);
+    const ratio = (name: 'bucket' | 'plain uploader, from a file'): string =>
+      (seconds(found[name]) / seconds(found.directory)).toFixed(2);
+    console.log(`  ${ratio('bucket')} of the directory's time; plain uploader ${ratio('plain uploader, from a file')}`);
   },
 
   async memory() {

@@ -5,6 +5,7 @@ import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import { placeText, type S3Place } from '../schemas/repository.ts';
 import { BlobStoreError } from './blob-store.ts';
+import { RangeReader } from './range-reader.ts';
 import { credentialsOf, type S3Credentials } from './s3-credentials.ts';
 
 /** More requests than this in flight to one server wait for each other. */
@@ -19,6 +20,8 @@ export interface S3Connection {
   /** To be told when the server refuses: other keys may be there by now. */
   readonly credentials: S3Credentials;
   agent(): Promise<HttpAgent | HttpsAgent>;
+  /** For what is read over plain HTTP. */
+  readonly ranges: RangeReader;
   /** Resolves when the server may be asked again; longer the more often it said that it has too much to do. */
   readonly pace: Pace;
 }
@@ -47,6 +50,7 @@ export function connectionTo(place: S3Place): S3Connection {
       applyChecksum: true,
     }),
     agent: () => (agent ??= openAgent(place, endpoint)),
+    ranges: new RangeReader(),
     pace: new Pace(),
   };
   connections.set(name, connection);

@@ -2,6 +2,8 @@ import { request as httpRequest, type IncomingHttpHeaders, type IncomingMessage 
 import { request as httpsRequest } from 'node:https';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BlobStoreError } from './blob-store.ts';
+import { freeMemory } from './free-memory.ts';
+import { UnusualAnswer, type RangeRequest } from './range-reader.ts';
 import type { S3Connection } from './s3-connection.ts';
 import { isTransient, s3Error, troubleOf, troubleOfAnswer, type S3Trouble } from './s3-errors.ts';
 
@@ -17,12 +19,8 @@ export interface DataRequest {
   query?: Record<string, string>;
   headers?: Record<string, string>;
   body?: Uint8Array;
-  /** Called before each try. */
-  begin?: () => void;
-  /** Takes the body of a good answer; may throw, which counts as no answer. Absent: the body is thrown away. */
-  receive?: (chunk: Buffer) => void;
-  /** Whether all of the body has come; asked at its end. */
-  isComplete?: () => boolean;
+  /** Takes the body of a good answer, all of it: another length counts as no answer. Absent: the body is thrown away. */
+  into?: Uint8Array;
   signal?: AbortSignal | undefined;
   /** For errors: "write part 5 of vm/disk-0/full.qcow2". */
   act: string;
@@ -32,6 +30,8 @@ export interface DataRequest {
 export interface DataAnswer {
   status: number;
   headers: IncomingHttpHeaders;
+  /** Bytes that came into the memory. */
+  readBytes: number;
 }
 
 const TRIES = 6;
@@ -52,7 +52,6 @@ export async function sendData(connection: S3Connection, request: DataRequest): 
     const waitMs = connection.pace.waitMs();
     if (waitMs > 0) await delay(waitMs, undefined, { ...(signal ? { signal } : {}) });
     signal?.throwIfAborted();
-    request.begin?.();
     const answer = complete(await tryOnce(connection, request), request);
     if (!('trouble' in answer)) {
       connection.pace.answered();
@@ -72,8 +71,8 @@ export async function sendData(connection: S3Connection, request: DataRequest): 
 }
 
 /** A good answer whose body ended early is none. */
-const complete = (answer: DataAnswer | Failed, { isComplete }: DataRequest): DataAnswer | Failed =>
-  'trouble' in answer || isComplete === undefined || isComplete()
+const complete = (answer: DataAnswer | Failed, { into }: DataRequest): DataAnswer | Failed =>
+  'trouble' in answer || into === undefined || answer.readBytes === into.length
     ? answer
     : { trouble: { code: 'IncompleteBody', message: 'the answer ended early' } };
 
@@ -84,7 +83,7 @@ interface Failed {
 }
 
 async function tryOnce(connection: S3Connection, request: DataRequest): Promise<DataAnswer | Failed> {
-  const { method, objectKey, query = {}, body, receive, signal } = request;
+  const { method, objectKey, query = {}, body, into, signal } = request;
   const address = addressOf(connection, objectKey);
   const headers = {
     ...request.headers,
@@ -95,16 +94,28 @@ async function tryOnce(connection: S3Connection, request: DataRequest): Promise<
   const { protocol, hostname, port, path } = address;
   // Errors of the credentials are the store's already.
   const signed = await connection.signer.sign({ method, protocol, hostname, path, query, headers });
-  const agent = await connection.agent();
   const queryText = Object.entries(query).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
+  const target = queryText.length === 0 ? path : `${path}?${queryText.join('&')}`;
   const send = protocol === 'https:' ? httpsRequest : httpRequest;
   try {
+    if (into !== undefined && protocol === 'http:') {
+      const found = await readRange(connection, {
+        hostname,
+        port,
+        path: target,
+        headers: signed.headers,
+        into,
+        signal,
+      });
+      if (found) return found;
+    }
+    const agent = await connection.agent();
     return await new Promise<DataAnswer | Failed>((resolve, reject) => {
       const sent = send({
         method,
         hostname,
         port,
-        path: queryText.length === 0 ? path : `${path}?${queryText.join('&')}`,
+        path: target,
         headers: signed.headers,
         agent,
         ...(signal ? { signal } : {}),
@@ -114,7 +125,7 @@ async function tryOnce(connection: S3Connection, request: DataRequest): Promise<
       });
       sent.on('error', reject);
       sent.on('response', (answer) => {
-        readAnswer(answer, receive).then(resolve, reject);
+        readAnswer(answer, into).then(resolve, reject);
       });
       sent.end(body);
     });
@@ -124,23 +135,46 @@ async function tryOnce(connection: S3Connection, request: DataRequest): Promise<
   }
 }
 
-async function readAnswer(answer: IncomingMessage, receive?: (chunk: Buffer) => void): Promise<DataAnswer | Failed> {
+/** undefined: the answer is of a kind that node:http reads better. */
+async function readRange(
+  { ranges }: S3Connection,
+  request: Omit<RangeRequest, 'port' | 'stalledMs'> & { port?: number | undefined },
+): Promise<DataAnswer | Failed | undefined> {
+  const answer = await ranges.get({ ...request, port: request.port ?? 80, stalledMs: STALLED_MS }).catch(unlessUnusual);
+  return answer && judged(answer, answer.said);
+}
+
+function unlessUnusual(error: unknown): undefined {
+  if (!(error instanceof UnusualAnswer)) throw error;
+}
+
+async function readAnswer(answer: IncomingMessage, into?: Uint8Array): Promise<DataAnswer | Failed> {
   const { statusCode: status = 0, headers } = answer;
-  const isGood = status >= 200 && status < 300;
   const said: Buffer[] = [];
   let saidBytes = 0;
+  let readBytes = 0;
   for await (const chunk of answer as AsyncIterable<Buffer>) {
-    if (isGood) {
-      receive?.(chunk);
+    if (isGood(status)) {
+      if (into && readBytes + chunk.length > into.length) throw new Error(`more than ${into.length} bytes came`);
+      into?.set(chunk, readBytes);
+      readBytes += chunk.length;
+      if (chunk.length === chunk.buffer.byteLength) freeMemory(chunk); // no other part of the answer lies in it
     } else if (saidBytes < ERROR_BODY_BYTES) {
       said.push(chunk);
       saidBytes += chunk.length;
     }
   }
-  if (isGood) return { status, headers };
+  return judged({ status, headers, readBytes }, Buffer.concat(said).toString('utf8'));
+}
+
+const isGood = (status: number): boolean => status >= 200 && status < 300;
+
+/** @param said the body of an answer that is not good */
+function judged({ status, headers, readBytes }: DataAnswer, said: string): DataAnswer | Failed {
+  if (isGood(status)) return { status, headers, readBytes };
   const seconds = Number(headers['retry-after']);
   return {
-    trouble: troubleOfAnswer(status, Buffer.concat(said).toString('utf8')),
+    trouble: troubleOfAnswer(status, said),
     ...(Number.isFinite(seconds) && seconds > 0 ? { retryAfterMs: seconds * 1000 } : {}),
   };
 }

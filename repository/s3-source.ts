@@ -1,6 +1,5 @@
 import type { S3Place } from '../schemas/repository.ts';
 import type { BlobSource } from './blob-store.ts';
-import { freeMemory } from './free-memory.ts';
 import { connectionTo } from './s3-connection.ts';
 import { isOfHead, s3Error } from './s3-errors.ts';
 import { objectKeyOf } from './s3-keys.ts';
@@ -34,24 +33,16 @@ export async function openS3Source({ place, blobKey: key }: { place: S3Place; bl
     async read(offset, bytes, { signal } = {}) {
       const wantedBytes = Math.min(bytes.length, sizeBytes - offset);
       if (wantedBytes <= 0) return 0;
-      let done = 0;
-      await sendData(connection, {
+      const { readBytes } = await sendData(connection, {
         method: 'GET',
         objectKey,
         headers: { range: `bytes=${offset}-${offset + wantedBytes - 1}` },
-        begin: () => (done = 0),
-        receive: (chunk) => {
-          if (done + chunk.length > wantedBytes) throw new Error(`more than ${wantedBytes} bytes came`);
-          bytes.set(chunk, done);
-          done += chunk.length;
-          if (chunk.length === chunk.buffer.byteLength) freeMemory(chunk); // no other part of the answer lies in it
-        },
-        isComplete: () => done === wantedBytes,
+        into: bytes.subarray(0, wantedBytes),
         signal, // a server that has gone silent is waited for during minutes
         act: `read ${wantedBytes} bytes at ${offset} of ${key}`,
         key,
       });
-      return done;
+      return readBytes;
     },
     sizeBytes: () => Promise.resolve(sizeBytes),
     [Symbol.asyncDispose]: () => Promise.resolve(), // the connections are the thread's
