@@ -1,13 +1,15 @@
 import { defineConfig } from 'vitest/config';
 
 /**
- * Integration tests that are not run every time: a random life of VMs, random kills, quick restores among failures, and files out
- * of backups, where libguestfs boots a VM of its own for each command. `npm run test:long` runs them.
+ * Integration tests that are not run every time: a random life of VMs, random kills, quick restores among failures and from a bucket
+ * that is away for long, and files out of backups, where libguestfs boots a VM of its own for each command. `npm run test:long` runs
+ * them.
  */
 const LONG = [
   'test/soak/**',
   'test/failures/lost-answers.integration.test.ts',
   'test/restores/quick-restore.integration.test.ts',
+  'test/gateway/bucket-away.integration.test.ts',
   'test/files/**',
 ];
 
