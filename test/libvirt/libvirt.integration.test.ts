@@ -19,6 +19,7 @@ import {
   writePattern,
 } from '../support/guest.ts';
 import { type KvmHost, startKvmHost } from '../support/kvm-host.ts';
+import { until } from '../support/processes.ts';
 import { type Sshd, startSshd } from '../support/sshd.ts';
 import { tempDir, type TempDir } from '../support/temp.ts';
 
@@ -186,6 +187,8 @@ describe.each(['unix', 'ssh'] as const)('libvirt over %s', (kind) => {
     );
     await libvirt.backupBegin(guest.dom, backupXml('first'), checkpointXml('second'));
     await libvirt.abortJob(guest.dom);
+    // QEMU may still be at it when libvirt answers.
+    await until('the job has ended', async () => (await libvirt.backupXml(guest.dom)) === undefined);
     await rm(`${scratch}/nbd.sock`, { force: true });
     expect(await libvirt.checkpointList(guest.dom, { topological: true })).toEqual(['first', 'second']);
     expect(await libvirt.checkpointParent(guest.dom, 'second')).toBe('first');
