@@ -2,7 +2,7 @@
  * The copier to and from an S3 server on this machine (versitygw), beside the least that an S3 client can do with the same bytes.
  * Interleaved, medians, ratios; bench/README.md, "S3", has the figures.
  *
- *   node bench/s3.ts [--rounds 3] [--gib 8] [--folder DIR] [--only upload,latency,restore,incremental,memory,sealed]
+ *   node bench/s3.ts [--rounds 3] [--gib 8] [--folder DIR] [--only upload,latency,download,restore,incremental,memory,sealed]
  *     [--compression zstd,none]
  *
  * The disk is exported by qemu-nbd, past the page cache; half of it holds data.
@@ -16,7 +16,9 @@ import { parseArgs } from 'node:util';
 import { generateIdentity, identityToRecipient } from 'age-encryption';
 import type { CopyDiskOptions, CopyResult } from '../copier/contract.ts';
 import { createCopierPool } from '../copier/pool.ts';
+import { SEGMENT_BYTES } from '../copier/thread-task.ts';
 import { openBlobStore } from '../repository/open-repository.ts';
+import { openSource } from '../repository/source.ts';
 import { startFaultProxy } from '../test/support/fault-proxy.ts';
 import { run } from '../test/support/run.ts';
 import { startS3Server } from '../test/support/s3-server.ts';
@@ -29,7 +31,7 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '3' },
     gib: { type: 'string', default: '8' },
     folder: { type: 'string', default: '/var/tmp/holdfast-bench-s3' },
-    only: { type: 'string', default: 'upload,latency,restore,incremental,memory,sealed' },
+    only: { type: 'string', default: 'upload,latency,download,restore,incremental,memory,sealed' },
     compression: { type: 'string', default: 'zstd,none' },
   },
 });
@@ -178,6 +180,32 @@ const measurements: Record<string, () => Promise<void>> = {
         `  ${name}: ${(seconds(found['0 ms']) / seconds(found[name])).toFixed(2)} of the rate without latency`,
       );
     }
+  },
+
+  async download() {
+    const socketPath = await exported(disk);
+    const { key, result } = await toBucket({ socketPath, compression: 'none' });
+    console.log(`download of a full, none, ${(result.storedBytes / MIB).toFixed(0)} MiB stored, into nothing`);
+    await using source = await openSource(store.source(key));
+    const memory = Array.from({ length: 4 }, () => Buffer.allocUnsafeSlow(SEGMENT_BYTES));
+    const found = await contest({
+      'ranges, as segments are read': async () => {
+        let at = 0;
+        const lane = async (into: Buffer): Promise<void> => {
+          while (at < result.storedBytes) await source.read((at += into.length) - into.length, into);
+        };
+        await Promise.all(memory.map(lane));
+        return undefined;
+      },
+      'node:http': async () => {
+        await peer.download(`bench/${key}`);
+        return undefined;
+      },
+    });
+    await store.deleteBlob(key);
+    const cpu = (name: keyof typeof found): number => median(found[name].map(({ client }) => client));
+    const ratio = cpu('ranges, as segments are read') / cpu('node:http');
+    console.log(`  processor time ${ratio.toFixed(2)} of that of node:http`);
   },
 
   async restore() {

@@ -8,8 +8,8 @@ import type { S3Connection } from './s3-connection.ts';
 import { isTransient, s3Error, troubleOf, troubleOfAnswer, type S3Trouble } from './s3-errors.ts';
 
 /**
- * The requests that carry disk data. They go over node:http and are signed without a look at their body: the SDK's layers hash and
- * copy it several times, which costs half of the rate. What was sent is protected by a checksum header that the server compares,
+ * The requests that carry disk data. They go over node:http, reads without TLS over a `RangeReader`, and are signed without a look
+ * at their body: the SDK's layers hash and copy it several times, which costs half of the rate. What was sent is protected by a checksum header that the server compares,
  * what is read by the hashes of the backup.
  */
 export interface DataRequest {
